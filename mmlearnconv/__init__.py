@@ -1,0 +1,14 @@
+"""Convolutions that learn where to look, for detection and segmentation with OpenMMLab.
+
+Importing the package registers everything: ``custom_imports = dict(imports=['mmlearnconv'])``.
+"""
+
+from importlib.util import find_spec
+
+from .version import __version__
+
+# ``mmlearnconv.ops`` needs torch alone.
+if find_spec("mmengine") is not None:
+    from . import datasets, engine, layers, models  # noqa: F401
+
+__all__ = ["__version__"]

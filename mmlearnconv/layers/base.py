@@ -1,0 +1,398 @@
+"""The contract that every convolution of this package keeps."""
+
+import inspect
+import logging
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from numbers import Integral
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmengine.logging import print_log
+from torch import Tensor, nn
+from torch.nn.modules.utils import _pair
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from ..ops import depthwise_conv2d
+
+PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
+
+
+class LearnableConv2d(nn.Module):
+    """A convolution that stands where an ``nn.Conv2d`` with the same arguments could.
+
+    Subclasses add their parameters (the one in the convolution's place is called ``weight``, the
+    bias ``bias``) and ``forward``. In return they are found by ``mmcv.cnn.ConvModule``, take over a
+    plain convolution's checkpoint and initialisation through :meth:`set_from_plain` and
+    :meth:`init_from_plain`, and keep their parameters in bounds through :meth:`clamp_parameters`.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        kernel_size: size of the replaced kernel; it alone decides the output's shape.
+        stride: as ``nn.Conv2d``. Default: 1.
+        padding: as ``nn.Conv2d``, also ``'same'`` and ``'valid'``. Default: 0.
+        dilation: as ``nn.Conv2d``. Default: 1.
+        groups: as ``nn.Conv2d``. Default: 1.
+        bias: as ``nn.Conv2d``. Default: ``True``.
+        padding_mode: as ``nn.Conv2d``; cells beyond the replaced kernel's own padding are zero in
+            every mode. Default: ``'zeros'``.
+
+    Raises:
+        TypeError: a size that is no integer or pair of integers.
+        ValueError: an argument outside what ``nn.Conv2d`` allows.
+    """
+
+    transposed = False
+    output_padding = (0, 0)
+
+    #: Whether the kernel is the same for every input, so that :meth:`to_dense` can give it.
+    is_static = True
+
+    #: How the parameters want to be optimised: name -> ``lr_mult`` and ``decay_mult``.
+    optim_policy: dict[str, dict[str, float]] = {}
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] | str = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+    ) -> None:
+        super().__init__()
+        self.in_channels = positive_int("in_channels", in_channels)
+        self.out_channels = positive_int("out_channels", out_channels)
+        self.groups = positive_int("groups", groups)
+        self.kernel_size = int_pair("kernel_size", kernel_size, 1)
+        self.stride = int_pair("stride", stride, 1)
+        self.dilation = int_pair("dilation", dilation, 1)
+        if isinstance(padding, str):
+            if padding not in ("same", "valid"):
+                raise ValueError(f"padding: {padding!r}; as a word it is 'same' or 'valid'")
+            if padding == "same" and self.stride != (1, 1):
+                raise ValueError(f"padding: 'same' needs stride 1, not {self.stride}")
+            self.padding = padding
+        else:
+            self.padding = int_pair("padding", padding, 0)
+        for name in ("in_channels", "out_channels"):
+            if getattr(self, name) % groups:
+                raise ValueError(f"groups: {groups} does not divide {name}={getattr(self, name)}")
+        if padding_mode not in PADDING_MODES:
+            raise ValueError(f"padding_mode: {padding_mode!r}; allowed are {PADDING_MODES}")
+        self.padding_mode = padding_mode
+        self.register_parameter("bias", nn.Parameter(torch.empty(out_channels)) if bias else None)
+        _live_layers.add(self)
+
+    @property
+    def plain_shape(self) -> tuple[int, int, int, int]:
+        """Shape of the replaced convolution's weight."""
+        return (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
+
+    # What a subclass says about itself.
+
+    def set_from_plain(self, weight: Tensor) -> list[tuple["LearnableConv2d", float]]:
+        """Compute what a plain convolution with ``weight`` computes, as nearly as possible.
+
+        Args:
+            weight: ``plain_shape``.
+
+        Returns:
+            list: the layers that this changed (more than one where parameters are shared) and, for
+            each, the relative error of its function, measured on the kernel.
+        """
+        raise NotImplementedError
+
+    def init_from_plain(self, weight: Tensor) -> None:
+        """Start training from a freshly drawn plain kernel; by default from the same function."""
+        self.set_from_plain(weight)
+
+    def dense_kernel(self) -> Tensor:
+        """The kernel that is convolved with the input; only for static layers."""
+        raise NotImplementedError
+
+    def clamp_parameters(self) -> None:
+        """Bring parameters back into their bounds; called after every optimizer step."""
+
+    # What the contract gives.
+
+    def reset_parameters(self) -> None:
+        """Draw the parameters anew, on the scale of ``nn.Conv2d``'s own initialisation."""
+        plain = self._plain_twin()
+        self.init_from_plain(plain.weight.data)
+        if self.bias is not None:
+            self.bias.data.copy_(plain.bias.data)
+
+    def init_weights(self) -> None:
+        """Do nothing: the constructor drew the parameters, and an ``init_cfg`` comes by ``apply``.
+
+        Present because ``mmcv.cnn.ConvModule`` re-initialises convolutions that lack it.
+        """
+
+    def apply(self, fn: Callable[[nn.Module], None]) -> "LearnableConv2d":
+        """``nn.Module.apply``, in which an initialiser of plain convolutions initialises this layer.
+
+        mmengine's ``init_cfg`` picks modules by class name and fills ``weight`` in place. So ``fn``
+        is shown a plain convolution of the replaced geometry first; if it changes that one, the
+        layer starts from it. Otherwise ``fn`` sees the layer itself.
+        """
+        twin = self._plain_twin()
+        before = [p.detach().clone() for p in twin.parameters()]
+        fn(twin)
+        if all(torch.equal(p, old) for p, old in zip(twin.parameters(), before, strict=True)):
+            return super().apply(fn)
+        self.init_from_plain(twin.weight.data)
+        if self.bias is not None:
+            self.bias.data.copy_(twin.bias.data)
+        return self
+
+    def to_dense(self) -> nn.Conv2d:
+        """The equal ``nn.Conv2d``, with weights of its own.
+
+        Raises:
+            ValueError: no ``nn.Conv2d`` is equal: the kernel depends on the input, or reaches
+                beyond a padding that is not of zeros.
+        """
+        if not self.is_static:
+            raise ValueError(f"{type(self).__name__}: the kernel depends on the input")
+        kernel = self.dense_kernel().detach()
+        extra = self._extra_padding(kernel.shape[2:])
+        if self.padding_mode != "zeros" and any(extra):
+            raise ValueError(
+                f"{type(self).__name__}: its {tuple(kernel.shape[2:])} kernel reaches beyond the "
+                f"{self.padding_mode!r} padding of a {self.kernel_size} one; only zeros can be widened"
+            )
+        padding = self.padding
+        if padding == "valid":
+            padding = (0, 0)
+        if padding != "same":
+            padding = tuple(p + e for p, e in zip(padding, extra, strict=True))
+        with torch.random.fork_rng(devices=[]):
+            conv = nn.Conv2d(
+                self.in_channels,
+                self.out_channels,
+                tuple(kernel.shape[2:]),
+                self.stride,
+                padding,
+                self.dilation,
+                self.groups,
+                self.bias is not None,
+                self.padding_mode,
+            )
+        conv = conv.to(device=self.weight.device, dtype=self.weight.dtype)
+        conv.weight.data.copy_(kernel)
+        if self.bias is not None:
+            conv.bias.data.copy_(self.bias.data)
+        return conv.train(self.training)
+
+    def _plain_twin(self) -> nn.Conv2d:
+        conv = nn.Conv2d(
+            self.in_channels,
+            self.out_channels,
+            self.kernel_size,
+            groups=self.groups,
+            bias=self.bias is not None,
+        )
+        return conv.to(device=self.weight.device, dtype=self.weight.dtype)
+
+    def _extra_padding(self, size: Iterable[int]) -> tuple[int, int]:
+        """Zeros on each side that make a window of ``size`` give the replaced kernel's shape."""
+        return tuple(
+            d * (s - k) // 2 for d, s, k in zip(self.dilation, size, self.kernel_size, strict=True)
+        )
+
+    def _convolve(self, input: Tensor, kernel: Tensor) -> Tensor:
+        """The layer's convolution with a kernel of any size of ``kernel_size``'s parity."""
+        report_plain_loads()
+        extra = self._extra_padding(kernel.shape[2:])
+        sides = self._padding_sides()
+        if any(sides) and (self.padding_mode != "zeros" or sides[0::2] != sides[1::2]):
+            mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+            input = F.pad(input, sides, mode)
+            padding = extra
+        else:
+            padding = (sides[2] + extra[0], sides[0] + extra[1])
+        if self.groups == self.in_channels == self.out_channels:
+            return depthwise_conv2d(input, kernel, self.bias, self.stride, padding, self.dilation)
+        return F.conv2d(input, kernel, self.bias, self.stride, padding, self.dilation, self.groups)
+
+    def _padding_sides(self) -> list[int]:
+        """The replaced kernel's padding as ``F.pad`` takes it: left, right, top, bottom."""
+        sides: list[int] = []
+        for axis in (1, 0):
+            if self.padding == "same":
+                total = self.dilation[axis] * (self.kernel_size[axis] - 1)
+                sides += [total // 2, total - total // 2]
+            else:
+                sides += [0 if self.padding == "valid" else self.padding[axis]] * 2
+        return sides
+
+    def _own_keys(self) -> set[str]:
+        """Names that this layer's state has and a plain convolution's has not."""
+        return set(self.state_dict()) - {"weight", "bias"}
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        weight = state_dict.get(prefix + "weight")
+        plain = (
+            isinstance(weight, Tensor)
+            and weight.shape == self.plain_shape
+            and not any(prefix + key in state_dict for key in self._own_keys())
+        )
+        if plain:
+            _plain_load(error_msgs).add(self, weight)
+            own = {prefix + k: v for k, v in self.state_dict().items() if k != "bias"}
+            state_dict = {**state_dict, **own}
+        super()._load_from_state_dict(
+            state_dict,
+            prefix,
+            local_metadata,
+            strict,
+            missing_keys,
+            unexpected_keys,
+            error_msgs,
+        )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        _live_layers.add(self)
+
+    def extra_repr(self) -> str:
+        parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"]
+        defaults = dict(stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1)
+        defaults["padding_mode"] = "zeros"
+        for name, default in defaults.items():
+            if getattr(self, name) != default:
+                parts.append(f"{name}={getattr(self, name)}")
+        if self.bias is None:
+            parts.append("bias=False")
+        return ", ".join(parts)
+
+
+# Bounds hold after every step of every optimizer, whatever loop drives it, so that no config and no
+# training script has to remember them.
+_live_layers: "weakref.WeakSet[LearnableConv2d]" = weakref.WeakSet()
+
+
+def _clamp_stepped_layers(optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
+    if not _live_layers:
+        return
+    stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    for layer in list(_live_layers):
+        if any(id(p) in stepped for p in layer.parameters(recurse=False)):
+            layer.clamp_parameters()
+
+
+register_optimizer_step_post_hook(_clamp_stepped_layers)
+
+
+@dataclass
+class _PlainLoad:
+    """What one call of ``load_state_dict`` made of plain weights."""
+
+    #: The call's list of errors: the one object that all its layers see and no other call does.
+    token: list[str]
+    #: Weights of the layers that were set, for parameters that several layers share.
+    plain_weights: dict[LearnableConv2d, Tensor] = field(default_factory=dict)
+    errors: dict[LearnableConv2d, float] = field(default_factory=dict)
+
+    def add(self, layer: LearnableConv2d, weight: Tensor) -> None:
+        self.plain_weights[layer] = weight.detach().to(layer.weight)
+        self.errors.update(layer.set_from_plain(self.plain_weights[layer]))
+
+
+_current_load: _PlainLoad | None = None
+
+
+def _plain_load(token: list[str]) -> _PlainLoad:
+    global _current_load
+    if _current_load is None or _current_load.token is not token:
+        report_plain_loads()
+        _current_load = _PlainLoad(token)
+    return _current_load
+
+
+def plain_weight_of(layer: LearnableConv2d) -> Tensor | None:
+    """The plain weight that the load in progress gave to ``layer``, if any."""
+    return None if _current_load is None else _current_load.plain_weights.get(layer)
+
+
+def report_plain_loads() -> None:
+    """Log, in one line, how many layers the last load set from plain weights, and how well.
+
+    PyTorch tells a layer when it is loaded but not when the whole model is; so this runs at the next
+    load or the first forward pass, and wherever a caller knows that the load is over.
+    """
+    global _current_load
+    if torch.compiler.is_compiling() or _current_load is None:
+        return
+    errors = _current_load.errors
+    _current_load = None
+    kinds = ", ".join(sorted({type(layer).__name__ for layer in errors}))
+    print_log(
+        f"{len(errors)} {kinds} layers set from plain convolution weights; "
+        f"largest relative error of a kernel {max(errors.values()):.1e}",
+        logger="current",
+        level=logging.INFO,
+    )
+
+
+def int_pair(name: str, value: int | Iterable[int], minimum: int) -> tuple[int, int]:
+    """``value`` as (rows, columns), or an error that names the argument."""
+    pair = tuple(_pair(value))
+    if len(pair) != 2 or not all(_is_integer(v) for v in pair):
+        raise TypeError(f"{name}: {value!r} is neither an integer nor a pair of integers")
+    if min(pair) < minimum:
+        raise ValueError(f"{name}: {value!r}; must be at least {minimum}")
+    return int(pair[0]), int(pair[1])
+
+
+def positive_int(name: str, value: int) -> int:
+    """``value``, or an error that names the argument."""
+    if not _is_integer(value):
+        raise TypeError(f"{name}: {value!r} is not an integer")
+    if value < 1:
+        raise ValueError(f"{name}: {value!r}; must be at least 1")
+    return int(value)
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def plain_if_pointwise(layer: type[LearnableConv2d]) -> Callable[..., nn.Module]:
+    """Builder of ``layer`` that gives an ``nn.Conv2d`` for kernel size 1.
+
+    So one ``conv_cfg`` can cover a network whose 1x1 convolutions have no room for the layer.
+    """
+    signature = inspect.signature(layer)
+    own = {p.name for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY}
+
+    def build(
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        *args: Any,
+        **kwargs: Any,
+    ) -> nn.Module:
+        if int_pair("kernel_size", kernel_size, 1) == (1, 1):
+            kwargs = {k: v for k, v in kwargs.items() if k not in own}
+            return nn.Conv2d(in_channels, out_channels, kernel_size, *args, **kwargs)
+        return layer(in_channels, out_channels, kernel_size, *args, **kwargs)
+
+    build.__doc__ = f"``{layer.__name__}``, or ``nn.Conv2d`` for kernel size 1."
+    return build

@@ -1,0 +1,267 @@
+"""DCLS: dilated convolution with learnable spacings.
+
+Khalfaoui-Hassani, Pellegrini, Masquelier: Dilated convolution with learnable spacings. ICLR 2023.
+https://arxiv.org/abs/2112.03740
+"""
+
+import torch
+from torch import Tensor, nn
+
+from ..ops import dcls_kernel
+from ..ops.dcls import INTERPOLATIONS, separable_profiles
+from ..registry import CONV_LAYERS
+from .base import LearnableConv2d, int_pair, plain_if_pointwise, plain_weight_of, positive_int
+
+# The paper's windows and counts by replaced kernel: ResNet-50's 3x3 and ConvNeXt-T's 7x7.
+_WINDOWS = {3: 7, 7: 17}
+_COUNTS = {(3, 3): 5, (7, 7): 34}
+
+
+@CONV_LAYERS.register_module()
+class DCLSConv2d(LearnableConv2d):
+    r"""Convolution whose kernel is a few elements at learned, real-valued positions of a window.
+
+    Element e of a kernel has a weight :math:`w` and a position :math:`p = (p_y, p_x)` relative to
+    the window's centre. With :math:`q = p + \lfloor S / 2 \rfloor`, :math:`f = \lfloor q \rfloor` and
+    :math:`r = q - f`, the dense kernel is the sum over elements of (Eq. 2-5)
+
+    .. math::
+        K_{f_y, f_x} \mathrel{+}= w (1 - r_y)(1 - r_x),\quad
+        K_{f_y + 1, f_x} \mathrel{+}= w\, r_y (1 - r_x),\\
+        K_{f_y, f_x + 1} \mathrel{+}= w (1 - r_y)\, r_x,\quad
+        K_{f_y + 1, f_x + 1} \mathrel{+}= w\, r_y\, r_x,
+
+    what falls outside the window dropped. ``'gauss'`` and ``'triangle'`` spread each element by a
+    normalised Gaussian or tent of learnable width instead. The output has the shape that
+    ``nn.Conv2d`` with the same arguments gives.
+
+    Parameters: ``weight`` (out, in / groups, count), ``positions`` (2, out, in / groups, count) in
+    cells, drawn from N(0, 0.5) and clamped to :math:`\pm\lfloor S / 2 \rfloor` after every optimizer
+    step, and, with a learnable width, ``width`` like ``positions``.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
+            padding_mode: as ``nn.Conv2d``; ``dilation`` dilates the constructed kernel.
+        kernel_count: elements a kernel. Default: 34 for 7x7, 5 for 3x3, else a third of the
+            replaced kernel's cells.
+        dilated_kernel_size: the window, at least ``kernel_size`` and of its parity on each axis.
+            Default: 17 for 7, 7 for 3, else twice the kernel's size, plus one where that is odd.
+        interpolation: ``'bilinear'``, ``'gauss'`` or ``'triangle'``. Default: ``'bilinear'``.
+        learn_width: whether ``'gauss'`` and ``'triangle'`` learn a width an element and axis; if
+            not, it stays at its start (0.5 cells and 1 cell). Default: ``True``.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ValueError: an argument outside what is allowed.
+    """
+
+    optim_policy = {
+        "positions": dict(lr_mult=5.0, decay_mult=0.0),
+        "width": dict(decay_mult=0.0),
+    }
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] | str = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        *,
+        kernel_count: int | None = None,
+        dilated_kernel_size: int | tuple[int, int] | None = None,
+        interpolation: str = "bilinear",
+        learn_width: bool = True,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+        )
+        if interpolation not in INTERPOLATIONS:
+            raise ValueError(f"interpolation: {interpolation!r}; allowed are {INTERPOLATIONS}")
+        self.interpolation = interpolation
+        if kernel_count is None:
+            cells = self.kernel_size[0] * self.kernel_size[1]
+            kernel_count = _COUNTS.get(self.kernel_size, max(1, cells // 3))
+        self.kernel_count = positive_int("kernel_count", kernel_count)
+        if dilated_kernel_size is None:
+            dilated_kernel_size = tuple(_WINDOWS.get(k, 2 * k + k % 2) for k in self.kernel_size)
+        self.dilated_kernel_size = int_pair("dilated_kernel_size", dilated_kernel_size, 1)
+        for s, k in zip(self.dilated_kernel_size, self.kernel_size, strict=True):
+            if s < k or (s - k) % 2:
+                raise ValueError(
+                    f"dilated_kernel_size: {self.dilated_kernel_size}; each side must be at least "
+                    f"kernel_size={self.kernel_size} and differ from it by an even number, so that "
+                    "the padding stays symmetric"
+                )
+        shape = (out_channels, in_channels // groups, self.kernel_count)
+        self.weight = nn.Parameter(torch.empty(shape))
+        self.positions = nn.Parameter(torch.empty(2, *shape))
+        self.learn_width = learn_width and interpolation != "bilinear"
+        start = 0.23 if interpolation == "gauss" else 0.0
+        width = torch.full((2, *shape), start) if interpolation != "bilinear" else None
+        if self.learn_width:
+            self.width = nn.Parameter(width)
+        else:
+            self.register_buffer("width", width, persistent=False)
+        # The layer whose positions this one uses, in a tuple that nn.Module does not register.
+        self._position_owner: tuple[DCLSConv2d, ...] = ()
+        self._position_users: list[DCLSConv2d] = []
+        self.reset_parameters()
+
+    @property
+    def position_owner(self) -> "DCLSConv2d":
+        """The layer that holds the positions: this one, unless it shares another's."""
+        return self._position_owner[0] if self._position_owner else self
+
+    def share_positions(self, owner: "DCLSConv2d") -> None:
+        """Use ``owner``'s positions from now on; they stay registered and saved there alone.
+
+        Raises:
+            ValueError: the two layers' positions do not have one shape and window.
+        """
+        if owner.position_owner is not owner:
+            owner = owner.position_owner
+        mine = (self.position_owner.positions.shape, self.dilated_kernel_size)
+        theirs = (owner.positions.shape, owner.dilated_kernel_size)
+        if mine != theirs:
+            raise ValueError(
+                f"share_positions: shape and window {mine} cannot take the owner's {theirs}"
+            )
+        if owner is not self:
+            del self.positions
+            self._position_owner = (owner,)
+            owner._position_users.append(self)
+
+    def reset_parameters(self) -> None:
+        """Draw positions from N(0, 0.5) and weights on the scale of ``nn.Conv2d``'s own."""
+        if self.position_owner is self:
+            nn.init.normal_(self.positions, 0, 0.5)
+            self.clamp_parameters()
+        super().reset_parameters()
+
+    @torch.no_grad()
+    def clamp_parameters(self) -> None:
+        if self.position_owner is self:
+            for axis, cells in enumerate(self.dilated_kernel_size):
+                self.positions[axis].clamp_(-(cells // 2), (cells - 1) // 2)
+
+    def dense_kernel(self) -> Tensor:
+        """The constructed kernel, ``(out, in / groups, *dilated_kernel_size)``."""
+        positions = self.position_owner.positions
+        # Positions keep float32 even where the model runs in half precision.
+        dtype = torch.promote_types(self.weight.dtype, torch.float32)
+        with torch.autocast(self.weight.device.type, enabled=False):
+            kernel = dcls_kernel(
+                self.weight.to(dtype),
+                positions.to(dtype),
+                self.dilated_kernel_size,
+                self.interpolation,
+                None if self.width is None else self.width.to(dtype),
+            )
+        return kernel.to(self.weight.dtype)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve ``(N, in_channels, H, W)`` to ``nn.Conv2d``'s ``(N, out_channels, H', W')``."""
+        return self._convolve(input, self.dense_kernel())
+
+    @torch.no_grad()
+    def init_from_plain(self, weight: Tensor) -> None:
+        """Take the drawn kernel's values and norm, and leave the positions where they were drawn."""
+        taps = weight.flatten(2)
+        order = torch.arange(self.kernel_count, device=taps.device) % taps.shape[2]
+        self.weight.copy_(taps[..., order])
+        norm = self.dense_kernel().norm()
+        if norm > 0:
+            self.weight.mul_(weight.norm() / norm)
+
+    @torch.no_grad()
+    def set_from_plain(self, weight: Tensor) -> list[tuple[LearnableConv2d, float]]:
+        """Put an element on each cell of the plain kernel, on its largest ones where they are few.
+
+        Exact for ``'bilinear'`` and ``'triangle'`` when the count holds the grid. Layers that share
+        positions choose the cells together, by the sum of squares over their kernels.
+        """
+        owner = self.position_owner
+        plain = {self: weight}
+        for layer in (owner, *owner._position_users):
+            if layer is not self and (other := plain_weight_of(layer)) is not None:
+                plain[layer] = other
+        energy = sum(w.double().square() for w in plain.values()).flatten(2)
+        kept = min(self.kernel_count, energy.shape[2])
+        cells = energy.topk(kept, dim=2).indices.sort(dim=2).values
+        for axis, (k, s) in enumerate(zip(self.kernel_size, self.dilated_kernel_size, strict=True)):
+            index = cells // self.kernel_size[1] if axis == 0 else cells % self.kernel_size[1]
+            # Elements beyond the grid keep their place with a weight of zero.
+            owner.positions[axis, ..., :kept] = (index + (s - k) // 2 - s // 2).to(weight.dtype)
+        return [(layer, layer._fit_weight(w, cells)) for layer, w in plain.items()]
+
+    def _fit_weight(self, plain: Tensor, cells: Tensor) -> float:
+        """Set the weights for a plain kernel and elements on its ``cells``; the relative error."""
+        kept = cells.shape[2]
+        target = torch.nn.functional.pad(
+            plain,
+            [
+                (s - k) // 2
+                for s, k in zip(self.dilated_kernel_size[::-1], self.kernel_size[::-1], strict=True)
+                for _ in range(2)
+            ],
+        )
+        self.weight.zero_()
+        if self.learn_width:
+            self.width.zero_()
+        if self.interpolation == "gauss":
+            self.weight[..., :kept] = self._least_squares(target.double(), kept).to(plain.dtype)
+        else:
+            self.weight[..., :kept] = plain.flatten(2).gather(2, cells)
+        error = (self.dense_kernel() - target).norm() / plain.norm()
+        return 0.0 if plain.norm() == 0 else error.item()
+
+    def _least_squares(self, target: Tensor, kept: int) -> Tensor:
+        """Weights of the first ``kept`` elements that come nearest to a dense kernel."""
+        rows, columns = separable_profiles(
+            self.position_owner.positions[..., :kept].double(),
+            self.dilated_kernel_size,
+            self.interpolation,
+            self.width[..., :kept].double(),
+        )
+        rows = rows / rows.sum(-1, keepdim=True)
+        columns = columns / columns.sum(-1, keepdim=True)
+        gram = (rows @ rows.mT) * (columns @ columns.mT)
+        moment = ((rows @ target) * columns).sum(-1)
+        return torch.linalg.solve(gram, moment)
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, *lists) -> None:
+        key = prefix + "positions"
+        if self._position_owner and key in state_dict:
+            # A checkpoint of unshared layers: fine as long as it says the same.
+            state_dict = dict(state_dict)
+            positions = state_dict.pop(key).to(self.position_owner.positions)
+            if not torch.equal(positions, self.position_owner.positions):
+                lists[-1].append(
+                    f"{key}: differs from the positions that this layer shares; build the model "
+                    "without shared positions to load this checkpoint"
+                )
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *lists)
+
+    def extra_repr(self) -> str:
+        own = (
+            f"kernel_count={self.kernel_count}, dilated_kernel_size={self.dilated_kernel_size}, "
+            f"interpolation={self.interpolation!r}"
+        )
+        shared = ", shared positions" if self._position_owner else ""
+        return f"{super().extra_repr()}, {own}{shared}"
+
+
+CONV_LAYERS.register_module("DCLS", module=plain_if_pointwise(DCLSConv2d))

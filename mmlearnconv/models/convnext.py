@@ -1,0 +1,196 @@
+"""ConvNeXt whose depthwise convolution is chosen by ``conv_cfg``.
+
+Liu et al.: A ConvNet for the 2020s. CVPR 2022. https://arxiv.org/abs/2201.03545
+With DCLS: Khalfaoui-Hassani et al., ICLR 2023. https://arxiv.org/abs/2112.03740
+"""
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+import torch
+from mmcv.cnn import build_conv_layer
+from mmcv.cnn.bricks import DropPath
+from mmengine.model import BaseModule, ModuleList, Sequential
+from torch import Tensor, nn
+from torch.nn.functional import layer_norm
+from torch.utils.checkpoint import checkpoint
+
+from ..layers import DCLSConv2d
+from ..registry import MODELS
+
+ARCHITECTURES = {
+    "tiny": dict(depths=(3, 3, 9, 3), channels=(96, 192, 384, 768)),
+    "small": dict(depths=(3, 3, 27, 3), channels=(96, 192, 384, 768)),
+    "base": dict(depths=(3, 3, 27, 3), channels=(128, 256, 512, 1024)),
+}
+# Elements of a DCLS kernel in the paper's models, for as many parameters as the plain 7x7.
+DCLS_KERNEL_COUNTS = {"tiny": 34, "small": 40, "base": 40}
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """LayerNorm over the channels of (N, C, H, W), computed and returned in channels_last."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        output = layer_norm(
+            input.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps
+        )
+        return output.permute(0, 3, 1, 2)
+
+
+class ConvNeXtBlock(BaseModule):
+    """Depthwise 7x7, LayerNorm, 1x1 to four times the channels, GELU, 1x1 back, scaled, added.
+
+    Args:
+        channels: of input and output.
+        conv_cfg: the depthwise convolution.
+        drop_path_rate: probability of dropping the block's branch.
+        layer_scale_init_value: start of the learned factor a channel; 0 for none.
+        with_cp: recompute activations in the backward pass.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        conv_cfg: dict[str, Any] | None,
+        drop_path_rate: float,
+        layer_scale_init_value: float,
+        with_cp: bool,
+    ) -> None:
+        super().__init__()
+        self.with_cp = with_cp
+        self.depthwise_conv = build_conv_layer(
+            conv_cfg, channels, channels, kernel_size=7, padding=3, groups=channels
+        )
+        self.norm = nn.LayerNorm(channels, eps=1e-6)
+        self.pointwise_conv1 = nn.Linear(channels, 4 * channels)
+        self.act = nn.GELU()
+        self.pointwise_conv2 = nn.Linear(4 * channels, channels)
+        self.gamma = (
+            nn.Parameter(torch.full((channels,), float(layer_scale_init_value)))
+            if layer_scale_init_value > 0
+            else None
+        )
+        self.drop_path = DropPath(drop_path_rate) if drop_path_rate > 0 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to the same shape."""
+        if self.with_cp and torch.is_grad_enabled():
+            return checkpoint(self._forward, x, use_reentrant=False)
+        return self._forward(x)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        branch = self.depthwise_conv(x).permute(0, 2, 3, 1)
+        branch = self.pointwise_conv2(self.act(self.pointwise_conv1(self.norm(branch))))
+        if self.gamma is not None:
+            branch = self.gamma * branch
+        return x + self.drop_path(branch.permute(0, 3, 1, 2))
+
+
+@MODELS.register_module()
+class ConvNeXt(BaseModule):
+    """ConvNeXt backbone, with mmpretrain's parameter names, for mmdet and mmseg.
+
+    Args:
+        arch: ``'tiny'``, ``'small'``, ``'base'``, or a dict with ``depths`` and ``channels``.
+        conv_cfg: the depthwise 7x7 convolution of the blocks. ``dict(type='DCLS')`` gets the paper's
+            kernel count for ``arch`` (34, 40, 40). Default: plain.
+        share_positions: whether a stage's DCLS layers share their positions. Default: ``True``.
+        in_channels: of the image. Default: 3.
+        drop_path_rate: of the last block; rises linearly from 0. Default: 0.
+        layer_scale_init_value: start of each block's learned factors; 0 for none. Default: 1e-6.
+        out_indices: stages to return, each behind a LayerNorm of its own. Default: all.
+        frozen_stages: stages that do not train: -1 none, 0 the stem, i the stem and stages up to i
+            (from 1). Default: -1.
+        with_cp: recompute the blocks' activations in the backward pass to save memory.
+            Default: ``False``.
+        init_cfg: mmengine's; ``dict(type='Pretrained', checkpoint=..., prefix='backbone.')`` takes
+            plain checkpoints too. Default: the paper's truncated normal of 0.02.
+
+    Raises:
+        ValueError: ``arch``, ``out_indices`` or ``frozen_stages`` outside what is allowed.
+    """
+
+    def __init__(
+        self,
+        arch: str | dict[str, Sequence[int]] = "tiny",
+        conv_cfg: dict[str, Any] | None = None,
+        share_positions: bool = True,
+        in_channels: int = 3,
+        drop_path_rate: float = 0.0,
+        layer_scale_init_value: float = 1e-6,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
+    ) -> None:
+        super().__init__(
+            init_cfg or dict(type="TruncNormal", layer=["Conv2d", "Linear"], std=0.02, bias=0.0)
+        )
+        if isinstance(arch, str):
+            if arch not in ARCHITECTURES:
+                raise ValueError(f"arch: {arch!r}; allowed are {sorted(ARCHITECTURES)} or a dict")
+            if (conv_cfg or {}).get("type") in ("DCLS", "DCLSConv2d", DCLSConv2d):
+                conv_cfg = dict(kernel_count=DCLS_KERNEL_COUNTS[arch]) | conv_cfg
+            arch = ARCHITECTURES[arch]
+        depths, channels = arch["depths"], arch["channels"]
+        if len(depths) != len(channels):
+            raise ValueError(f"arch: depths {depths} and channels {channels} differ in length")
+        stages = range(len(depths))
+        if not out_indices or any(i not in stages for i in out_indices):
+            raise ValueError(f"out_indices: {out_indices}; allowed are {list(stages)}")
+        if not -1 <= frozen_stages <= len(depths):
+            raise ValueError(f"frozen_stages: {frozen_stages}; allowed are -1 to {len(depths)}")
+        self.out_indices = tuple(out_indices)
+        self.frozen_stages = frozen_stages
+
+        rates = iter(torch.linspace(0, drop_path_rate, sum(depths)).tolist())
+        self.downsample_layers = ModuleList()
+        self.stages = ModuleList()
+        # No stage behind the last output: its parameters would get no gradient.
+        for i in range(max(self.out_indices) + 1):
+            depth, width = depths[i], channels[i]
+            if i == 0:
+                down = [nn.Conv2d(in_channels, width, 4, 4), LayerNorm2d(width, eps=1e-6)]
+            else:
+                down = [
+                    LayerNorm2d(channels[i - 1], eps=1e-6),
+                    nn.Conv2d(channels[i - 1], width, 2, 2),
+                ]
+            self.downsample_layers.append(Sequential(*down))
+            blocks = [
+                ConvNeXtBlock(width, conv_cfg, next(rates), layer_scale_init_value, with_cp)
+                for _ in range(depth)
+            ]
+            self.stages.append(Sequential(*blocks))
+            if share_positions and isinstance(blocks[0].depthwise_conv, DCLSConv2d):
+                for block in blocks[1:]:
+                    block.depthwise_conv.share_positions(blocks[0].depthwise_conv)
+            if i in self.out_indices:
+                self.add_module(f"norm{i}", LayerNorm2d(width, eps=1e-6))
+        self._freeze_stages()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(N, in_channels, H, W) to one (N, C_i, H / 2^(i+2), W / 2^(i+2)) an output stage."""
+        outputs = []
+        for i, (down, stage) in enumerate(zip(self.downsample_layers, self.stages, strict=True)):
+            x = stage(down(x))
+            if i in self.out_indices:
+                outputs.append(getattr(self, f"norm{i}")(x))
+        return tuple(outputs)
+
+    def train(self, mode: bool = True) -> "ConvNeXt":
+        """``nn.Module.train``, which leaves frozen stages in evaluation mode."""
+        super().train(mode)
+        self._freeze_stages()
+        return self
+
+    def _freeze_stages(self) -> None:
+        if self.frozen_stages < 0:
+            return
+        frozen = chain(
+            self.downsample_layers[: max(self.frozen_stages, 1)], self.stages[: self.frozen_stages]
+        )
+        for module in frozen:
+            module.eval()
+            module.requires_grad_(False)

@@ -1,0 +1,114 @@
+"""Kernel construction for dilated convolutions with learnable spacings."""
+
+from collections.abc import Sequence
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from .reference import GAUSS_WIDTH, NORM_EPS, TRIANGLE_WIDTH
+
+INTERPOLATIONS = ("bilinear", "gauss", "triangle")
+
+
+def dcls_kernel(
+    weight: Tensor,
+    positions: Tensor,
+    size: Sequence[int],
+    interpolation: str = "bilinear",
+    width: Tensor | None = None,
+) -> Tensor:
+    """Dense kernel of a DCLS convolution, without a tensor of window times count.
+
+    The definition is :func:`mmlearnconv.ops.reference.dcls_kernel`. Bilinear elements touch
+    ``2 ** D`` cells each, which are scattered into the window; the other two interpolations are
+    separable, so the kernel is one product of a ``(rows, count)`` and a ``(count, columns)`` matrix.
+
+    Args:
+        weight: ``(out, in / groups, count)``.
+        positions: ``(D, out, in / groups, count)``, in cells relative to the window's centre cell.
+        size: the window, ``D`` numbers of cells.
+        interpolation: ``'bilinear'``, ``'gauss'`` or ``'triangle'``.
+        width: as ``positions``; ``None`` is zero. Not used by ``'bilinear'``.
+
+    Returns:
+        Tensor: ``(out, in / groups, *size)``.
+
+    Raises:
+        ValueError: a shape that does not fit, or an unknown interpolation.
+    """
+    expected = (len(size), *weight.shape)
+    if weight.ndim != 3 or positions.shape != expected:
+        raise ValueError(
+            f"positions: shape {tuple(positions.shape)} does not fit weight "
+            f"{tuple(weight.shape)} and size {tuple(size)}; expected {expected}"
+        )
+    if width is not None and width.shape != expected:
+        raise ValueError(f"width: shape {tuple(width.shape)}; expected {expected}")
+    if interpolation == "bilinear":
+        return _scattered_kernel(weight, positions, size)
+    if interpolation in INTERPOLATIONS:
+        return _separable_kernel(weight, positions, size, interpolation, width)
+    raise ValueError(f"interpolation: {interpolation!r}; allowed are {INTERPOLATIONS}")
+
+
+def _scattered_kernel(weight: Tensor, positions: Tensor, size: Sequence[int]) -> Tensor:
+    lower, taps = [], []
+    for axis, cells in enumerate(size):
+        q = positions[axis] + cells // 2
+        f = q.detach().floor()
+        r = q - f
+        lower.append(f.long())
+        taps.append((1 - r, r))
+    cell_count = torch.Size(size).numel()
+    indices, values = [], []
+    for corner in product((0, 1), repeat=len(size)):
+        index = torch.zeros_like(lower[0])
+        inside = torch.ones_like(index, dtype=torch.bool)
+        value = weight
+        for axis, upper in enumerate(corner):
+            cell = lower[axis] + upper
+            inside = inside & (cell >= 0) & (cell < size[axis])
+            index = index * size[axis] + cell
+            value = value * taps[axis][upper]
+        # What falls outside the window goes to one cell behind it, which is cut off below.
+        indices.append(torch.where(inside, index, cell_count))
+        values.append(value)
+    kernel = weight.new_zeros(*weight.shape[:2], cell_count + 1)
+    kernel = kernel.scatter_add(2, torch.cat(indices, 2), torch.cat(values, 2))
+    return kernel[..., :cell_count].unflatten(2, tuple(size))
+
+
+def _separable_kernel(
+    weight: Tensor,
+    positions: Tensor,
+    size: Sequence[int],
+    interpolation: str,
+    width: Tensor | None,
+) -> Tensor:
+    profiles = separable_profiles(positions, size, interpolation, width)
+    norm = profiles[0].sum(-1)
+    for profile in profiles[1:]:
+        norm = norm * profile.sum(-1)
+    rows = (weight / (norm + NORM_EPS))[..., None] * profiles[0]
+    for profile in profiles[1:-1]:
+        rows = (rows[..., None] * profile[..., None, :]).flatten(3)
+    if len(profiles) == 1:
+        return rows.sum(2)
+    return (rows.transpose(2, 3) @ profiles[-1]).unflatten(2, tuple(size[:-1]))
+
+
+def separable_profiles(
+    positions: Tensor, size: Sequence[int], interpolation: str, width: Tensor | None
+) -> list[Tensor]:
+    """Unnormalised response of every element along each axis, ``(out, in / groups, count, cells)``."""
+    profiles = []
+    for axis, cells in enumerate(size):
+        s = torch.arange(cells, dtype=positions.dtype, device=positions.device)
+        distance = s - (positions[axis] + cells // 2)[..., None]
+        w = 0 if width is None else width[axis].abs()[..., None]
+        if interpolation == "triangle":
+            profiles.append((TRIANGLE_WIDTH + w - distance.abs()).relu())
+        else:
+            profiles.append((-0.5 * (distance / (GAUSS_WIDTH + w)) ** 2).exp())
+    return profiles

@@ -1,0 +1,130 @@
+"""Depthwise convolution with large kernels."""
+
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# PyTorch's planar depthwise kernels on the CPU end at 14 columns; wider ones fall to a path 10 to 30
+# times slower, while the channels_last kernels keep their pace.
+_WIDE = 15
+# From here on the FFT beats PyTorch's weight gradient in either memory format.
+_FFT = 11
+
+
+def depthwise_conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int] = (0, 0),
+    dilation: tuple[int, int] = (1, 1),
+) -> Tensor:
+    """``F.conv2d(..., groups=channels)``, made fast for large kernels on the CPU.
+
+    On the CPU, in float32 and bfloat16, undilated kernels of 15 cells and more run in channels_last
+    whatever the input's format, and unit-stride kernels of 11 cells and more get their input gradient
+    from a forward convolution with the flipped kernel and their weight gradient from an FFT. All
+    else is left to PyTorch. The output has the memory format that ``F.conv2d`` would give it.
+
+    Args:
+        input: ``(N, C, H, W)``.
+        weight: ``(C, 1, kH, kW)``.
+        bias: ``(C,)`` or ``None``.
+        stride: rows and columns.
+        padding: rows and columns, of zeros.
+        dilation: rows and columns.
+
+    Returns:
+        Tensor: ``(N, C, H', W')``.
+    """
+    device = input.device.type
+    if torch.is_autocast_enabled(device) and input.dtype != torch.float64:
+        # What autocast does to a convolution; a custom Function has to be given it.
+        dtype = torch.get_autocast_dtype(device)
+        input, weight = input.to(dtype), weight.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
+    size = weight.shape[2:]
+    fast = (
+        device == "cpu"
+        and input.dtype in (torch.float32, torch.bfloat16)
+        and input.dtype == weight.dtype
+        and tuple(dilation) == (1, 1)
+        and input.numel() > 0
+    )
+    if not fast or max(size) < _FFT:
+        return F.conv2d(input, weight, bias, stride, padding, dilation, weight.shape[0])
+    channels_last = input.is_contiguous(memory_format=torch.channels_last)
+    format_ = torch.channels_last if channels_last else torch.contiguous_format
+    if max(size) >= _WIDE:
+        input = input.contiguous(memory_format=torch.channels_last)
+    if tuple(stride) == (1, 1) and all(p < k for p, k in zip(padding, size, strict=True)):
+        output = _DepthwiseConv2d.apply(input, weight, bias, tuple(padding))
+    else:
+        output = F.conv2d(input, weight, bias, stride, padding, dilation, weight.shape[0])
+    return output.contiguous(memory_format=format_)
+
+
+class _DepthwiseConv2d(torch.autograd.Function):
+    """Unit-stride depthwise convolution with a backward pass made of forwards and FFTs."""
+
+    @staticmethod
+    def forward(
+        input: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]
+    ) -> Tensor:
+        return F.conv2d(input, weight, bias, 1, padding, 1, weight.shape[0])
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        input, weight, _, ctx.padding = inputs
+        ctx.save_for_backward(input, weight)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        input, weight = ctx.saved_tensors
+        size = weight.shape[2:]
+        grad_input = grad_weight = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            if max(size) >= _WIDE:
+                grad = grad.contiguous(memory_format=torch.channels_last)
+            flipped_padding = [k - 1 - p for k, p in zip(size, ctx.padding, strict=True)]
+            grad_input = F.conv2d(grad, weight.flip(2, 3), None, 1, flipped_padding, 1, len(weight))
+        if ctx.needs_input_grad[1]:
+            grad_weight = correlate(input, grad, size, ctx.padding)
+        if ctx.needs_input_grad[2]:
+            grad_bias = grad.sum((0, 2, 3))
+        return grad_input, grad_weight, grad_bias, None
+
+
+def correlate(
+    input: Tensor, grad: Tensor, size: tuple[int, int], padding: tuple[int, int]
+) -> Tensor:
+    """Weight gradient of a unit-stride depthwise convolution, by the correlation theorem.
+
+    ``out[c, 0, u, v] = sum_nij input[n, c, i + u - p_y, j + v - p_x] * grad[n, c, i, j]``.
+    """
+    dtype = torch.promote_types(input.dtype, torch.float32)
+    # Long enough that no lag of the kernel wraps around onto data.
+    lengths = [
+        _fast_length(max(n, m) + max(p, k - 1 - p))
+        for n, m, k, p in zip(input.shape[2:], grad.shape[2:], size, padding, strict=True)
+    ]
+    spectrum = torch.fft.rfft2(input.to(dtype), s=lengths)
+    spectrum = (spectrum * torch.fft.rfft2(grad.to(dtype), s=lengths).conj()).sum(0)
+    lags = torch.fft.irfft2(spectrum, s=lengths)
+    lags = lags.roll(padding, (1, 2))[:, None, : size[0], : size[1]]
+    return lags.to(input.dtype).contiguous()
+
+
+@lru_cache(maxsize=256)
+def _fast_length(n: int) -> int:
+    """Smallest number from ``n`` on with no prime factor above 5."""
+    while True:
+        rest = n
+        for prime in (2, 3, 5):
+            while rest % prime == 0:
+                rest //= prime
+        if rest == 1:
+            return n
+        n += 1

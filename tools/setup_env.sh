@@ -1,0 +1,94 @@
+#!/usr/bin/env bash
+# Make the environment in .venv, or reuse it; an active one that has the stack is used as it is.
+# Run it (`bash tools/setup_env.sh`), or source it to get $PYTHON. NEED names further modules that the
+# caller wants to find.
+set -euo pipefail
+
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+CACHE="${XDG_CACHE_HOME:-$HOME/.cache}/mmlearnconv"
+LOG="$CACHE/setup.log"
+export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
+mkdir -p "$CACHE"
+
+say() { printf '[%4d s] %s\n' "$SECONDS" "$*"; }
+
+# step WHAT HINT COMMAND...: run it, and where it fails say which step and what to do.
+step() {
+    local what="$1" hint="$2"
+    shift 2
+    say "$what"
+    if ! "$@" >"$LOG" 2>&1; then
+        tail -n 25 "$LOG" >&2
+        printf '\nset-up failed while: %s\n%s\nThe whole output is in %s\n' "$what" "$hint" "$LOG" >&2
+        exit 1
+    fi
+}
+
+has_stack() {
+    "$1" - torch mmengine mmcv._ext mmdet mmseg ${NEED:-} <<'PY' 2>/dev/null
+import sys
+from importlib.util import find_spec
+
+sys.exit(not all(find_spec(name) for name in sys.argv[1:]))
+PY
+}
+
+pinned() { grep -E "^($1)==" "$ROOT/requirements.txt"; }
+
+# onedl-mmcv with its compiled operations: a wheel of the index if one fits, else built once and kept.
+install_mmcv() {
+    local spec wheels
+    spec="$(pinned onedl-mmcv)"
+    wheels="$CACHE/wheels/$("$PYTHON" -c 'import sys, sysconfig, torch
+print(f"torch{torch.__version__}-cp{sys.version_info[0]}{sys.version_info[1]}-{sysconfig.get_platform()}")')"
+    if ! ls "$wheels"/onedl_mmcv-"${spec##*==}"-*.whl >/dev/null 2>&1; then
+        mkdir -p "$wheels"
+        if ! "$PYTHON" -m pip download -q --no-deps --only-binary=:all: -d "$wheels" "$spec" \
+            >"$LOG" 2>&1; then
+            command -v g++ >/dev/null || {
+                echo "set-up needs g++ to build onedl-mmcv: install gcc and g++ (Debian: build-essential)" >&2
+                exit 1
+            }
+            step "building onedl-mmcv with its operations, once for all clones (6 minutes on 2 cores)" \
+                "It needs a C++ compiler; with a GPU also the CUDA toolkit of PyTorch's version, or CUDA_VISIBLE_DEVICES= for a CPU build." \
+                env MMCV_WITH_OPS=1 MAX_JOBS="$(nproc)" "$PYTHON" -m pip wheel -q --no-cache-dir \
+                --no-deps --no-build-isolation -w "$wheels" "$spec"
+        fi
+    fi
+    step "installing $spec from $wheels" "Delete that folder and try again." \
+        "$PYTHON" -m pip install -q --no-deps "$wheels"/onedl_mmcv-"${spec##*==}"-*.whl
+}
+
+make_venv() {
+    local base="${PYTHON:-python3}" stamp network
+    network="Is the package index reachable? A second run continues where this one stopped."
+    PYTHON="$ROOT/.venv/bin/python"
+    stamp="$ROOT/.venv/ready-$(cat "$ROOT/requirements.txt" "$ROOT/setup.py" | cksum | cut -d' ' -f1)"
+    [ -f "$stamp" ] && return
+    "$base" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || {
+        echo "set-up needs Python 3.10 to 3.13; $base is $("$base" --version 2>&1). Name another by PYTHON=python3.12" >&2
+        exit 1
+    }
+    [ -x "$PYTHON" ] || step "making .venv" "On Debian the venv module is the package python3-venv." \
+        "$base" -m venv "$ROOT/.venv"
+    # shellcheck disable=SC2046
+    step "installing PyTorch and the build tools" "$network" "$PYTHON" -m pip install -q --no-compile \
+        $(pinned 'torch|setuptools|wheel|ninja|packaging|psutil|numpy')
+    install_mmcv
+    step "installing mmengine, mmdet, mmseg and what they need" "$network" \
+        "$PYTHON" -m pip install -q --no-compile --no-build-isolation -r "$ROOT/requirements.txt"
+    step "installing mmlearnconv" "See the compiler's message above." \
+        "$PYTHON" -m pip install -q --no-build-isolation --no-deps -e "$ROOT"
+    touch "$stamp"
+}
+
+if [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] && has_stack python; then
+    PYTHON="$(command -v python)"
+    say "using the active environment, $PYTHON"
+else
+    make_venv
+    say "environment ready: $ROOT/.venv"
+fi
+if [ "${BASH_SOURCE[0]}" = "$0" ]; then
+    echo "Next: source .venv/bin/activate"
+fi

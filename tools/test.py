@@ -1,0 +1,46 @@
+"""Evaluate a checkpoint of a detector or a segmentor."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from mmlearnconv import engine
+
+
+def parse_args() -> argparse.Namespace:
+    parser = engine.argument_parser(__doc__)
+    parser.add_argument("checkpoint", help="checkpoint file")
+    parser.add_argument("--out", help="write the predictions to this .pkl file")
+    parser.add_argument("--show-dir", help="draw the predictions into this folder")
+    return parser.parse_args()
+
+
+def prepare(args: argparse.Namespace) -> Config:
+    if not Path(args.checkpoint).is_file():
+        raise FileNotFoundError(f"checkpoint {args.checkpoint} does not exist")
+    cfg = engine.load_config(args)
+    engine.check_data(cfg, "test")
+    cfg.load_from = args.checkpoint
+    if args.show_dir:
+        engine.draw_predictions(cfg, args.show_dir)
+    if args.out:
+        engine.dump_predictions(cfg, args.out)
+    return cfg
+
+
+def main() -> None:
+    args = parse_args()
+    try:
+        cfg = prepare(args)
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+    runner.test()
+
+
+if __name__ == "__main__":
+    main()

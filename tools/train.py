@@ -1,0 +1,54 @@
+"""Train a detector or a segmentor from its config."""
+
+import argparse
+import sys
+
+from mmengine.config import Config
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from mmlearnconv import engine
+
+
+def parse_args() -> argparse.Namespace:
+    parser = engine.argument_parser(__doc__)
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        help="continue from this checkpoint, or from the newest in the work folder if none is named",
+    )
+    parser.add_argument("--amp", action="store_true", help="automatic mixed precision")
+    parser.add_argument(
+        "--auto-scale-lr",
+        action="store_true",
+        help="scale the learning rate by the real batch size over auto_scale_lr.base_batch_size",
+    )
+    return parser.parse_args()
+
+
+def prepare(args: argparse.Namespace) -> Config:
+    cfg = engine.load_config(args)
+    engine.check_data(cfg, "train", "val")
+    if args.amp:
+        engine.use_amp(cfg)
+    if args.auto_scale_lr:
+        engine.use_auto_scale_lr(cfg)
+    if args.resume:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == "auto" else args.resume
+    return cfg
+
+
+def main() -> None:
+    args = parse_args()
+    try:
+        cfg = prepare(args)
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+    runner.train()
+
+
+if __name__ == "__main__":
+    main()
