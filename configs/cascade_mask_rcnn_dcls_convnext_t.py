@@ -19,9 +19,7 @@ _bbox_heads = [
         fc_out_channels=1024,
         roi_feat_size=7,
         num_classes=80,
-        bbox_coder=dict(
-            type="DeltaXYWHBBoxCoder", target_means=[0.0] * 4, target_stds=target_stds
-        ),
+        bbox_coder=dict(type="DeltaXYWHBBoxCoder", target_means=[0.0] * 4, target_stds=target_stds),
         reg_class_agnostic=False,
         reg_decoded_bbox=True,
         norm_cfg=dict(type="SyncBN", requires_grad=True),

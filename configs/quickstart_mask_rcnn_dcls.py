@@ -46,9 +46,7 @@ test_cfg = dict(type="TestLoop")
 train_dataloader = dict(sampler=dict(_delete_=True, type="InfiniteSampler", shuffle=True))
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.001, by_epoch=False, begin=0, end=50),
-    dict(
-        type="CosineAnnealingLR", by_epoch=False, begin=50, end=iterations, eta_min_ratio=0.01
-    ),
+    dict(type="CosineAnnealingLR", by_epoch=False, begin=50, end=iterations, eta_min_ratio=0.01),
 ]
 optim_wrapper = dict(
     type="OptimWrapper",

@@ -18,7 +18,7 @@ SPLITS = {"train": 1200, "val": 100}
 IMAGE_SIZE = 160
 _SEED = 20260101
 # A shape that is hidden further than this is not annotated, nor left in the picture.
-_MIN_VISIBLE_SHARE = 0.3
+_MIN_VISIBLE_SHARE = 0.5
 _MIN_VISIBLE_PIXELS = 40
 
 
@@ -109,7 +109,10 @@ def _draw_split(root: Path, split: str, count: int, seed: int) -> None:
     for index in range(count):
         image, labels, objects = draw_image(np.random.default_rng((seed, index)))
         name = f"{index:05d}.png"
-        for path, pixels in ((root / split / name, image), (root / "labels" / split / name, labels)):
+        for path, pixels in (
+            (root / split / name, image),
+            (root / "labels" / split / name, labels),
+        ):
             if not cv2.imwrite(str(path), pixels):
                 raise OSError(f"{path} could not be written")
         images.append(dict(id=index, file_name=name, height=IMAGE_SIZE, width=IMAGE_SIZE))
@@ -154,9 +157,9 @@ def draw_image(
         for _ in range(12):
             mask |= _shape(kind, centre + rng.normal(0, 12, 2), rng.uniform(4, 7), rng)
         add(kind, mask, True)
-    for _ in range(int(rng.integers(2, 7))):
+    for _ in range(int(rng.integers(2, 6))):
         kind = int(rng.integers(len(KINDS)))
-        radius = float(np.exp(rng.uniform(np.log(9), np.log(42))))
+        radius = float(np.exp(rng.uniform(np.log(11), np.log(40))))
         mask = _shape(kind, rng.uniform(8, IMAGE_SIZE - 8, 2), radius, rng)
         if mask.sum() < _MIN_VISIBLE_PIXELS or not _leaves_others_visible(mask, owner, drawn):
             continue
@@ -202,7 +205,9 @@ def _shape(kind: int, centre: np.ndarray, radius: float, rng: np.random.Generato
     elif KINDS[kind] == "star":
         spikes = np.arange(10)
         reach = np.where(spikes % 2, 0.42, 1.0)
-        outline = reach[:, None] * np.stack([np.sin(spikes * np.pi / 5), np.cos(spikes * np.pi / 5)], 1)
+        outline = reach[:, None] * np.stack(
+            [np.sin(spikes * np.pi / 5), np.cos(spikes * np.pi / 5)], 1
+        )
     elif KINDS[kind] == "cross":
         a, b = 1.0, 0.32
         outline = np.array(

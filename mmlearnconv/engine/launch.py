@@ -79,7 +79,9 @@ def set_data_root(cfg: Config, root: str) -> None:
     """
     old_roots = {dataset["data_root"] for _, dataset in _datasets(cfg) if dataset.get("data_root")}
     if not old_roots:
-        raise ValueError(f"--data-root {root}: no data set of the config has a data_root to replace")
+        raise ValueError(
+            f"--data-root {root}: no data set of the config has a data_root to replace"
+        )
     try:
         old = os.path.commonpath(old_roots)
     except ValueError:
@@ -186,7 +188,9 @@ def dump_predictions(cfg: Config, path: str) -> None:
     if not path.endswith((".pkl", ".pickle")):
         raise ValueError(f"--out {path}: must end with .pkl or .pickle")
     metric = "DumpDetResults" if cfg.get("default_scope") == "mmdet" else "DumpResults"
-    evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
+    evaluators = (
+        cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
+    )
     cfg.test_evaluator = [*evaluators, dict(type=metric, out_file_path=path)]
 
 

@@ -25,8 +25,8 @@ class LearnableConv2d(nn.Module):
 
     Subclasses add their parameters (the one in the convolution's place is called ``weight``, the
     bias ``bias``) and ``forward``. In return they are found by ``mmcv.cnn.ConvModule``, take over a
-    plain convolution's checkpoint and initialisation through :meth:`set_from_plain` and
-    :meth:`init_from_plain`, and keep their parameters in bounds through :meth:`clamp_parameters`.
+    plain convolution's checkpoint and initialisation through :meth:`set_from_plain`, and keep their
+    parameters in bounds through :meth:`clamp_parameters`.
 
     Args:
         in_channels: channels of the input.
@@ -109,25 +109,18 @@ class LearnableConv2d(nn.Module):
         """
         raise NotImplementedError
 
-    def init_from_plain(self, weight: Tensor) -> None:
-        """Start training from a freshly drawn plain kernel; by default from the same function."""
-        self.set_from_plain(weight)
-
     def dense_kernel(self) -> Tensor:
         """The kernel that is convolved with the input; only for static layers."""
+        raise NotImplementedError
+
+    def reset_parameters(self) -> None:
+        """Draw the parameters anew."""
         raise NotImplementedError
 
     def clamp_parameters(self) -> None:
         """Bring parameters back into their bounds; called after every optimizer step."""
 
     # What the contract gives.
-
-    def reset_parameters(self) -> None:
-        """Draw the parameters anew, on the scale of ``nn.Conv2d``'s own initialisation."""
-        plain = self._plain_twin()
-        self.init_from_plain(plain.weight.data)
-        if self.bias is not None:
-            self.bias.data.copy_(plain.bias.data)
 
     def init_weights(self) -> None:
         """Do nothing: the constructor drew the parameters, and an ``init_cfg`` comes by ``apply``.
@@ -140,14 +133,14 @@ class LearnableConv2d(nn.Module):
 
         mmengine's ``init_cfg`` picks modules by class name and fills ``weight`` in place. So ``fn``
         is shown a plain convolution of the replaced geometry first; if it changes that one, the
-        layer starts from it. Otherwise ``fn`` sees the layer itself.
+        layer computes what that one does. Otherwise ``fn`` sees the layer itself.
         """
         twin = self._plain_twin()
         before = [p.detach().clone() for p in twin.parameters()]
         fn(twin)
         if all(torch.equal(p, old) for p, old in zip(twin.parameters(), before, strict=True)):
             return super().apply(fn)
-        self.init_from_plain(twin.weight.data)
+        self.set_from_plain(twin.weight.data)
         if self.bias is not None:
             self.bias.data.copy_(twin.bias.data)
         return self

@@ -4,11 +4,14 @@ Khalfaoui-Hassani, Pellegrini, Masquelier: Dilated convolution with learnable sp
 https://arxiv.org/abs/2112.03740
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from ..ops import dcls_kernel
 from ..ops.dcls import INTERPOLATIONS, separable_profiles
+from ..ops.reference import NORM_EPS
 from ..registry import CONV_LAYERS
 from .base import LearnableConv2d, int_pair, plain_if_pointwise, plain_weight_of, positive_int
 
@@ -109,8 +112,7 @@ class DCLSConv2d(LearnableConv2d):
         self.weight = nn.Parameter(torch.empty(shape))
         self.positions = nn.Parameter(torch.empty(2, *shape))
         self.learn_width = learn_width and interpolation != "bilinear"
-        start = 0.23 if interpolation == "gauss" else 0.0
-        width = torch.full((2, *shape), start) if interpolation != "bilinear" else None
+        width = torch.empty(2, *shape) if interpolation != "bilinear" else None
         if self.learn_width:
             self.width = nn.Parameter(width)
         else:
@@ -145,11 +147,16 @@ class DCLSConv2d(LearnableConv2d):
             owner._position_users.append(self)
 
     def reset_parameters(self) -> None:
-        """Draw positions from N(0, 0.5) and weights on the scale of ``nn.Conv2d``'s own."""
+        """Draw weights as ``nn.Conv2d`` does, positions from N(0, 0.5), and the start widths."""
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        if self.bias is not None:
+            bound = 1 / math.sqrt(self.weight[0].numel())
+            nn.init.uniform_(self.bias, -bound, bound)
+        if self.width is not None:
+            nn.init.constant_(self.width, 0.23 if self.interpolation == "gauss" else 0.0)
         if self.position_owner is self:
             nn.init.normal_(self.positions, 0, 0.5)
             self.clamp_parameters()
-        super().reset_parameters()
 
     @torch.no_grad()
     def clamp_parameters(self) -> None:
@@ -177,16 +184,6 @@ class DCLSConv2d(LearnableConv2d):
         return self._convolve(input, self.dense_kernel())
 
     @torch.no_grad()
-    def init_from_plain(self, weight: Tensor) -> None:
-        """Take the drawn kernel's values and norm, and leave the positions where they were drawn."""
-        taps = weight.flatten(2)
-        order = torch.arange(self.kernel_count, device=taps.device) % taps.shape[2]
-        self.weight.copy_(taps[..., order])
-        norm = self.dense_kernel().norm()
-        if norm > 0:
-            self.weight.mul_(weight.norm() / norm)
-
-    @torch.no_grad()
     def set_from_plain(self, weight: Tensor) -> list[tuple[LearnableConv2d, float]]:
         """Put an element on each cell of the plain kernel, on its largest ones where they are few.
 
@@ -210,7 +207,7 @@ class DCLSConv2d(LearnableConv2d):
     def _fit_weight(self, plain: Tensor, cells: Tensor) -> float:
         """Set the weights for a plain kernel and elements on its ``cells``; the relative error."""
         kept = cells.shape[2]
-        target = torch.nn.functional.pad(
+        target = nn.functional.pad(
             plain,
             [
                 (s - k) // 2
@@ -224,7 +221,10 @@ class DCLSConv2d(LearnableConv2d):
         if self.interpolation == "gauss":
             self.weight[..., :kept] = self._least_squares(target.double(), kept).to(plain.dtype)
         else:
-            self.weight[..., :kept] = plain.flatten(2).gather(2, cells)
+            taps = plain.flatten(2).gather(2, cells)
+            # A tent of one cell, divided by its sum and the definition's small number.
+            scale = 1 + NORM_EPS if self.interpolation == "triangle" else 1
+            self.weight[..., :kept] = taps * scale
         error = (self.dense_kernel() - target).norm() / plain.norm()
         return 0.0 if plain.norm() == 0 else error.item()
 

@@ -1,7 +1,5 @@
 """Depthwise convolution with large kernels."""
 
-from functools import lru_cache
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -105,9 +103,9 @@ def correlate(
     ``out[c, 0, u, v] = sum_nij input[n, c, i + u - p_y, j + v - p_x] * grad[n, c, i, j]``.
     """
     dtype = torch.promote_types(input.dtype, torch.float32)
-    # Long enough that no lag of the kernel wraps around onto data.
+    # Long enough that no lag of the kernel wraps around onto data, and to hold them all.
     lengths = [
-        _fast_length(max(n, m) + max(p, k - 1 - p))
+        _fast_length(max(max(n, m) + max(p, k - 1 - p), k))
         for n, m, k, p in zip(input.shape[2:], grad.shape[2:], size, padding, strict=True)
     ]
     spectrum = torch.fft.rfft2(input.to(dtype), s=lengths)
@@ -117,7 +115,6 @@ def correlate(
     return lags.to(input.dtype).contiguous()
 
 
-@lru_cache(maxsize=256)
 def _fast_length(n: int) -> int:
     """Smallest number from ``n`` on with no prime factor above 5."""
     while True:

@@ -1,0 +1,30 @@
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+# Real images lie beside the checkout, or where the variable says.
+DATA = Path(os.environ.get("MMLEARNCONV_TEST_DATA", ROOT.parent / "shared" / "data"))
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def _data(name: str) -> Path:
+    if not (DATA / name).is_dir():
+        pytest.skip(f"{DATA / name} is absent; MMLEARNCONV_TEST_DATA names its parent folder")
+    return DATA / name
+
+
+@pytest.fixture(scope="session")
+def tiny_coco() -> Path:
+    return _data("tiny_coco")
+
+
+@pytest.fixture(scope="session")
+def tiny_ade() -> Path:
+    return _data("tiny_ade")

@@ -1,0 +1,90 @@
+import json
+
+import cv2
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+
+from mmlearnconv.datasets import make_shapes, shapes_root
+from mmlearnconv.datasets.shapes import KINDS, ShapesDataset, ShapesSegDataset
+
+SPLITS = dict(train=60, val=6)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return make_shapes(tmp_path_factory.mktemp("data") / "shapes", SPLITS)
+
+
+def test_annotations_are_coco_s(root):
+    coco = COCO(str(root / "annotations" / "train.json"))
+    assert [c["name"] for c in coco.cats.values()] == list(KINDS)
+    assert any(a["iscrowd"] for a in coco.anns.values())
+    owner = {}
+    for annotation in coco.anns.values():
+        mask = coco.annToMask(annotation).astype(bool)
+        rows, columns = np.nonzero(mask)
+        x, y, w, h = annotation["bbox"]
+        assert (x, y) == (columns.min(), rows.min())
+        assert (x + w - 1, y + h - 1) == (columns.max(), rows.max())
+        assert annotation["area"] == mask.sum() > 0
+        # Masks are of the visible part: they never overlap.
+        taken = owner.setdefault(annotation["image_id"], np.zeros_like(mask))
+        assert not (taken & mask).any()
+        taken |= mask
+
+
+def test_label_maps_agree_with_the_masks(root):
+    coco = COCO(str(root / "annotations" / "val.json"))
+    for image in coco.imgs.values():
+        labels = cv2.imread(str(root / "labels" / "val" / image["file_name"]), cv2.IMREAD_UNCHANGED)
+        expected = np.zeros_like(labels)
+        for annotation in coco.imgToAnns[image["id"]]:
+            expected[coco.annToMask(annotation).astype(bool)] = annotation["category_id"]
+        assert np.array_equal(labels, expected)
+
+
+def test_every_kind_appears_and_every_image_has_an_object(root):
+    content = json.loads((root / "annotations" / "train.json").read_text())
+    assert {a["category_id"] for a in content["annotations"]} == set(range(1, len(KINDS) + 1))
+    assert {a["image_id"] for a in content["annotations"]} == set(range(SPLITS["train"]))
+
+
+def test_the_same_pixels_every_time_and_drawn_once(root, tmp_path):
+    again = make_shapes(tmp_path / "again", dict(train=2, val=2))
+    for name in ("train/00001.png", "val/00001.png", "labels/val/00000.png"):
+        assert (again / name).read_bytes() == (root / name).read_bytes()
+    stamp = (again / "annotations" / "val.json").stat().st_mtime_ns
+    assert make_shapes(again, dict(train=2, val=2)) == again
+    assert (again / "annotations" / "val.json").stat().st_mtime_ns == stamp
+    assert [p.name for p in tmp_path.iterdir()] == ["again"]
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(b"x")
+    with pytest.raises(FileExistsError, match=str(tmp_path)):
+        make_shapes(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["photo.jpg"]
+
+
+def test_the_config_and_the_package_name_one_cache(monkeypatch, tmp_path):
+    from mmengine.config import Config
+
+    from tests.conftest import ROOT
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cfg = Config.fromfile(ROOT / "configs" / "_base_" / "shapes_instance.py")
+    assert cfg.data_root == str(shapes_root()) == str(tmp_path / "mmlearnconv" / "shapes")
+
+
+def test_data_sets_of_both_toolboxes(root):
+    detection = ShapesDataset(
+        data_root=str(root), ann_file="annotations/val.json", data_prefix=dict(img="val/")
+    )
+    assert len(detection) == SPLITS["val"]
+    assert detection.metainfo["classes"] == KINDS
+    segmentation = ShapesSegDataset(
+        data_root=str(root), data_prefix=dict(img_path="val", seg_map_path="labels/val")
+    )
+    assert len(segmentation) == SPLITS["val"]
+    assert segmentation.metainfo["classes"] == ("background", *KINDS)

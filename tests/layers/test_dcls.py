@@ -1,0 +1,232 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from mmlearnconv.layers import DCLSConv2d
+from mmlearnconv.layers.base import report_plain_loads
+
+# The authors' version names -> ours.
+VERSIONS = {
+    "v0": dict(interpolation="bilinear"),
+    "gauss": dict(interpolation="gauss"),
+    "max": dict(interpolation="triangle"),
+    "v1": dict(interpolation="triangle", learn_width=False),
+}
+
+
+def copied_from_package(theirs, version, kernel_size, **options):
+    """Our layer with the parameters of a ``Dcls2d``, whose position axes depend on its version."""
+    ours = DCLSConv2d(
+        theirs.in_channels,
+        theirs.out_channels,
+        kernel_size,
+        kernel_count=theirs.kernel_count,
+        dilated_kernel_size=theirs.dilated_kernel_size,
+        **VERSIONS[version],
+        **options,
+    ).double()
+    positions, width = theirs.P.data.clone(), theirs.SIG
+    if version != "v0":
+        # Column first, and each axis counted from the other one's middle.
+        middles = torch.tensor([s // 2 for s in theirs.dilated_kernel_size]).view(2, 1, 1, 1)
+        positions = (positions + middles).flip(0) - middles
+    with torch.no_grad():
+        ours.weight.copy_(theirs.weight)
+        ours.positions.copy_(positions)
+        ours.bias.copy_(theirs.bias)
+        if width is not None:
+            ours.width.copy_(width.flip(0))
+    return ours
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("window", [(7, 7), (5, 9)])
+@pytest.mark.parametrize("groups", [1, 2, 8])
+def test_equals_the_authors_package(version, window, groups):
+    modules = pytest.importorskip("DCLS.construct.modules")
+    theirs = modules.Dcls2d(
+        8,
+        8,
+        kernel_count=5,
+        padding=tuple(s // 2 for s in window),
+        dilated_kernel_size=window,
+        groups=groups,
+        version=version,
+    ).double()
+    # Away from integers, where the two sides' derivatives may be taken from either side.
+    theirs.P.data = theirs.P.data.floor() + 0.1 + 0.8 * torch.rand_like(theirs.P)
+    ours = copied_from_package(theirs, version, 3, padding=1, groups=groups)
+    x = torch.randn(2, 8, 14, 13, dtype=torch.double)
+    expected = theirs(x)
+    torch.testing.assert_close(ours(x), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        ours.dense_kernel(),
+        theirs.DCK(theirs.weight, theirs.P, theirs.SIG),
+        rtol=0,
+        atol=1e-6,
+    )
+    seen = torch.randn_like(expected)
+    ours(x).backward(seen)
+    expected.backward(seen)
+    turn = (lambda t: t) if version == "v0" else (lambda t: t.flip(0))
+    torch.testing.assert_close(ours.weight.grad, theirs.weight.grad, rtol=0, atol=1e-6)
+    torch.testing.assert_close(ours.positions.grad, turn(theirs.P.grad), rtol=0, atol=1e-6)
+    torch.testing.assert_close(ours.bias.grad, theirs.bias.grad, rtol=0, atol=1e-6)
+    if theirs.SIG is not None:
+        torch.testing.assert_close(ours.width.grad, turn(theirs.SIG.grad), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kernel_size", "window", "count"),
+    [(3, 7, 5), (7, 17, 34), (5, 11, 8), (4, 8, 5), (2, 4, 1), ((1, 7), (3, 17), 2)],
+)
+def test_defaults(kernel_size, window, count):
+    conv = DCLSConv2d(4, 6, kernel_size, groups=2)
+    window = window if isinstance(window, tuple) else (window, window)
+    assert conv.dilated_kernel_size == window
+    assert conv.weight.shape == (6, 2, count)
+    assert conv.positions.shape == (2, 6, 2, count)
+
+
+def test_positions_start_as_published():
+    positions = DCLSConv2d(64, 64, 7).positions
+    assert abs(positions.mean()) < 0.01
+    assert abs(positions.std() - 0.5) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        (dict(kernel_count=0), ValueError),
+        (dict(kernel_count=2.0), TypeError),
+        (dict(dilated_kernel_size=8), ValueError),
+        (dict(dilated_kernel_size=1), ValueError),
+        (dict(interpolation="nearest"), ValueError),
+    ],
+    ids=str,
+)
+def test_wrong_options_are_named(wrong, error):
+    with pytest.raises(error, match=next(iter(wrong))):
+        DCLSConv2d(4, 4, 3, **wrong)
+
+
+@pytest.mark.parametrize("window", [6, 7])
+def test_every_optimizer_step_clamps(window):
+    conv = DCLSConv2d(4, 4, window % 2 + 2, dilated_kernel_size=window, kernel_count=3)
+    optimizer = torch.optim.SGD(conv.parameters(), lr=100.0)
+    direction = torch.where(torch.rand_like(conv.positions) < 0.5, -1.0, 1.0)
+    (conv.positions * direction).sum().backward()
+    optimizer.step()
+    upper = (window - 1) // 2
+    assert set(conv.positions.unique().tolist()) == {-float(window // 2), float(upper)}
+
+
+def test_only_what_an_optimizer_steps_is_clamped_copies_included():
+    conv, other = DCLSConv2d(2, 2, 3), DCLSConv2d(2, 2, 3)
+    for layer in (conv, other):
+        layer.positions.data.fill_(9)
+    twin = copy.deepcopy(other)
+    twin.positions.grad = torch.zeros_like(twin.positions)
+    torch.optim.SGD(twin.parameters(), lr=0.1).step()
+    assert twin.positions.max() == 3
+    assert conv.positions.max() == other.positions.max() == 9
+
+
+def test_fewer_elements_take_the_largest_taps():
+    plain = nn.Conv2d(1, 1, 3, bias=False)
+    plain.weight.data = torch.tensor([[9.0, 1, -8], [2, 7, 3], [-6, 4, 5]]).view(1, 1, 3, 3)
+    conv = DCLSConv2d(1, 1, 3, bias=False, kernel_count=5)
+    conv.load_state_dict(plain.state_dict())
+    kernel = conv.dense_kernel()[0, 0]
+    expected = torch.tensor([[9.0, 0, -8], [0, 7, 0], [-6, 0, 5]])
+    torch.testing.assert_close(kernel[2:5, 2:5], expected)
+    assert kernel.abs().sum() == expected.abs().sum()
+    report_plain_loads()
+
+
+class TestSharedPositions:
+    def make(self, layers=3, **options):
+        model = nn.Sequential(*(DCLSConv2d(4, 4, 3, padding=1, **options) for _ in range(layers)))
+        for layer in model[1:]:
+            layer.share_positions(model[0])
+        return model
+
+    def test_one_parameter_registered_and_saved_once(self):
+        model = self.make()
+        names = [name for name, _ in model.named_parameters() if "positions" in name]
+        assert names == ["0.positions"]
+        assert [key for key in model.state_dict() if "positions" in key] == names
+        model(torch.randn(1, 4, 9, 9)).sum().backward()
+        assert model[0].positions.grad.abs().sum() > 0
+
+    def test_gradient_is_the_sum_over_the_layers(self):
+        model = self.make().double()
+        separate = nn.Sequential(*(DCLSConv2d(4, 4, 3, padding=1) for _ in range(3))).double()
+        for ours, theirs in zip(separate, model, strict=True):
+            ours.weight.data = theirs.weight.data.clone()
+            ours.bias.data = theirs.bias.data.clone()
+            ours.positions.data = model[0].positions.data.clone()
+        x = torch.randn(1, 4, 9, 9, dtype=torch.double)
+        model(x).square().sum().backward()
+        separate(x).square().sum().backward()
+        total = sum(layer.positions.grad for layer in separate)
+        torch.testing.assert_close(model[0].positions.grad, total)
+
+    def test_copies_share_among_themselves(self):
+        model = self.make()
+        twin = copy.deepcopy(model)
+        twin[0].positions.data.add_(1)
+        x = torch.randn(1, 4, 9, 9)
+        assert not torch.equal(twin[2](x), model[2](x))
+        assert twin[2].position_owner is twin[0]
+
+    def test_keys_of_the_other_users_are_accepted(self):
+        model, other = self.make(), self.make()
+        state = model.state_dict()
+        other.load_state_dict(state)
+        spelled_out = dict(state)
+        for i in (1, 2):
+            spelled_out[f"{i}.positions"] = state["0.positions"].clone()
+        other.load_state_dict(spelled_out)
+        x = torch.randn(1, 4, 9, 9)
+        assert torch.equal(other(x), model(x))
+        spelled_out["2.positions"] += 1
+        with pytest.raises(RuntimeError, match="2.positions: differs"):
+            other.load_state_dict(spelled_out)
+
+    def test_plain_checkpoint(self):
+        plain = nn.Sequential(*(nn.Conv2d(4, 4, 3, padding=1) for _ in range(3)))
+        model = self.make(kernel_count=9)
+        model.load_state_dict(plain.state_dict())
+        x = torch.randn(1, 4, 9, 9)
+        torch.testing.assert_close(model(x), plain(x))
+
+    def test_plain_checkpoint_chooses_cells_together(self):
+        plain = nn.Sequential(*(nn.Conv2d(1, 1, 3, bias=False) for _ in range(2)))
+        plain[0].weight.data = torch.tensor([5.0, 4, 0, 0, 0, 0, 0, 0, 1]).view(1, 1, 3, 3)
+        plain[1].weight.data = torch.tensor([0.0, 1, 9, 0, 0, 0, 0, 0, 1]).view(1, 1, 3, 3)
+        model = nn.Sequential(*(DCLSConv2d(1, 1, 3, bias=False, kernel_count=2) for _ in range(2)))
+        model[1].share_positions(model[0])
+        model.load_state_dict(plain.state_dict())
+        # Energies 25, 17 and 81 on the first row: its first and last cell are kept, in both.
+        for layer, row in zip(model, ([5.0, 0, 0], [0.0, 0, 9]), strict=True):
+            kernel = layer.dense_kernel()[0, 0]
+            assert kernel[2, 2:5].tolist() == row
+            assert kernel.abs().sum() == sum(row)
+        report_plain_loads()
+
+    def test_unequal_layers_are_refused(self):
+        with pytest.raises(ValueError, match="share_positions"):
+            DCLSConv2d(4, 4, 3).share_positions(DCLSConv2d(4, 8, 3))
+        with pytest.raises(ValueError, match="share_positions"):
+            DCLSConv2d(4, 4, 3).share_positions(DCLSConv2d(4, 4, 3, dilated_kernel_size=5))
+
+
+def test_half_precision_keeps_positions_exact():
+    """Built in float32: a position of 1.999 in bfloat16 would be another cell's."""
+    conv = DCLSConv2d(4, 4, 7, groups=4)
+    kernel = conv.dense_kernel()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(conv.dense_kernel(), kernel)
