@@ -16,7 +16,7 @@ def parse_args() -> argparse.Namespace:
         "--resume",
         nargs="?",
         const="auto",
-        help="continue from this checkpoint, or from the newest in the work folder if none is named",
+        help="continue from this checkpoint, or from the newest in the work folder",
     )
     parser.add_argument("--amp", action="store_true", help="automatic mixed precision")
     parser.add_argument(

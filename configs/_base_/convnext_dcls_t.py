@@ -1,6 +1,6 @@
 """ConvNeXt-T with DCLS as published: 17x17 windows, 34 elements, positions shared by stage.
 
-Weights: the paper starts from its ImageNet-1k model. Give any ConvNeXt-T checkpoint, plain ones too:
+Weights: the paper starts from its ImageNet-1k model. Any ConvNeXt-T checkpoint will do, also plain:
 `--cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE`
 (and `model.backbone.init_cfg.prefix=backbone.` where its keys start so).
 """

@@ -32,9 +32,9 @@ def make_shapes(root: str | Path | None = None, splits: dict[str, int] = SPLITS)
     """Draw the data set unless it is there already; the same pixels on every machine.
 
     The folder gets ``{train,val}/*.png``, ``annotations/{train,val}.json`` (COCO instances: boxes,
-    masks of the visible part as run lengths, crowds) and ``labels/{train,val}/*.png`` (label maps: 0
-    background, 1 to 5 the kinds). It is drawn beside its place and renamed, so that it is whole or
-    absent.
+    masks of the visible part as run lengths, crowds) and ``labels/{train,val}/*.png`` (label maps:
+    0 background, 1 to 5 the kinds). It is drawn beside its place and renamed, so that it is whole
+    or absent.
 
     Args:
         root: the folder. Default: :func:`shapes_root`.
@@ -210,10 +210,9 @@ def _shape(kind: int, centre: np.ndarray, radius: float, rng: np.random.Generato
         )
     elif KINDS[kind] == "cross":
         a, b = 1.0, 0.32
-        outline = np.array(
-            [(b, a), (b, b), (a, b), (a, -b), (b, -b), (b, -a)]
-            + [(-b, -a), (-b, -b), (-a, -b), (-a, b), (-b, b), (-b, a)]
-        )
+        quarter = np.array([(b, a), (b, b), (a, b)])
+        turns = [np.array([[c, -s], [s, c]]) for c, s in ((1, 0), (0, -1), (-1, 0), (0, 1))]
+        outline = np.concatenate([quarter @ turn.T for turn in turns])
     else:
         corners = 3 if KINDS[kind] == "triangle" else 4
         turn = 2 * np.pi * np.arange(corners) / corners

@@ -15,8 +15,9 @@ from ..layers import LearnableConv2d
 class LearnableConvOptimWrapperConstructor:
     """Another constructor's parameter groups, with each layer's ``optim_policy`` applied to them.
 
-    The parameters that a layer names in ``optim_policy`` move to groups of their own, whose learning
-    rate and weight decay are what the other constructor chose, times the layer's multipliers.
+    The parameters that a layer names in ``optim_policy`` move to groups of their own, whose
+    learning rate and weight decay are what the other constructor chose, times the layer's
+    multipliers.
 
     .. code-block:: python
 

@@ -129,11 +129,11 @@ class LearnableConv2d(nn.Module):
         """
 
     def apply(self, fn: Callable[[nn.Module], None]) -> "LearnableConv2d":
-        """``nn.Module.apply``, in which an initialiser of plain convolutions initialises this layer.
+        """``nn.Module.apply``, where an initialiser of plain convolutions initialises this layer.
 
-        mmengine's ``init_cfg`` picks modules by class name and fills ``weight`` in place. So ``fn``
-        is shown a plain convolution of the replaced geometry first; if it changes that one, the
-        layer computes what that one does. Otherwise ``fn`` sees the layer itself.
+        mmengine picks modules for an ``init_cfg`` by class name and fills ``weight`` in place. So
+        ``fn`` is shown a plain convolution of the replaced geometry first; if it changes that one,
+        the layer computes what that one does. Otherwise ``fn`` sees the layer itself.
         """
         twin = self._plain_twin()
         before = [p.detach().clone() for p in twin.parameters()]
@@ -158,8 +158,9 @@ class LearnableConv2d(nn.Module):
         extra = self._extra_padding(kernel.shape[2:])
         if self.padding_mode != "zeros" and any(extra):
             raise ValueError(
-                f"{type(self).__name__}: its {tuple(kernel.shape[2:])} kernel reaches beyond the "
-                f"{self.padding_mode!r} padding of a {self.kernel_size} one; only zeros can be widened"
+                f"{type(self).__name__}: its {tuple(kernel.shape[2:])} kernel reaches beyond "
+                f"the {self.padding_mode!r} padding of a {self.kernel_size} one; only padding with "
+                "zeros can be widened"
             )
         padding = self.padding
         if padding == "valid":
@@ -327,8 +328,8 @@ def plain_weight_of(layer: LearnableConv2d) -> Tensor | None:
 def report_plain_loads() -> None:
     """Log, in one line, how many layers the last load set from plain weights, and how well.
 
-    PyTorch tells a layer when it is loaded but not when the whole model is; so this runs at the next
-    load or the first forward pass, and wherever a caller knows that the load is over.
+    PyTorch tells a layer when it is loaded but not when the whole model is; so this runs at the
+    next load or the first forward pass, and wherever a caller knows that the load is over.
     """
     global _current_load
     if torch.compiler.is_compiling() or _current_load is None:

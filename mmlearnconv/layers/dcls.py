@@ -25,8 +25,9 @@ class DCLSConv2d(LearnableConv2d):
     r"""Convolution whose kernel is a few elements at learned, real-valued positions of a window.
 
     Element e of a kernel has a weight :math:`w` and a position :math:`p = (p_y, p_x)` relative to
-    the window's centre. With :math:`q = p + \lfloor S / 2 \rfloor`, :math:`f = \lfloor q \rfloor` and
-    :math:`r = q - f`, the dense kernel is the sum over elements of (Eq. 2-5)
+    the window's centre. With :math:`q = p + \lfloor S / 2 \rfloor`,
+    :math:`f = \lfloor q \rfloor` and :math:`r = q - f`, the dense kernel is the sum over elements
+    of (Eq. 2-5)
 
     .. math::
         K_{f_y, f_x} \mathrel{+}= w (1 - r_y)(1 - r_x),\quad
@@ -39,8 +40,9 @@ class DCLSConv2d(LearnableConv2d):
     ``nn.Conv2d`` with the same arguments gives.
 
     Parameters: ``weight`` (out, in / groups, count), ``positions`` (2, out, in / groups, count) in
-    cells, drawn from N(0, 0.5) and clamped to :math:`\pm\lfloor S / 2 \rfloor` after every optimizer
-    step, and, with a learnable width, ``width`` like ``positions``.
+    cells, drawn from N(0, 0.5) and clamped to :math:`\pm\lfloor S / 2 \rfloor` after every
+    optimizer step, and, with a learnable width, ``width`` like ``positions``. An ``init_cfg`` for
+    ``Conv2d`` draws a plain kernel, on whose largest cells the elements then start.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,

@@ -93,8 +93,8 @@ class ConvNeXt(BaseModule):
 
     Args:
         arch: ``'tiny'``, ``'small'``, ``'base'``, or a dict with ``depths`` and ``channels``.
-        conv_cfg: the depthwise 7x7 convolution of the blocks. ``dict(type='DCLS')`` gets the paper's
-            kernel count for ``arch`` (34, 40, 40). Default: plain.
+        conv_cfg: the depthwise 7x7 convolution of the blocks. ``dict(type='DCLS')`` gets the
+            paper's kernel count for ``arch`` (34, 40, 40). Default: plain.
         share_positions: whether a stage's DCLS layers share their positions. Default: ``True``.
         in_channels: of the image. Default: 3.
         drop_path_rate: of the last block; rises linearly from 0. Default: 0.

@@ -22,7 +22,7 @@ def dcls_kernel(
 
     The definition is :func:`mmlearnconv.ops.reference.dcls_kernel`. Bilinear elements touch
     ``2 ** D`` cells each, which are scattered into the window; the other two interpolations are
-    separable, so the kernel is one product of a ``(rows, count)`` and a ``(count, columns)`` matrix.
+    separable, so the kernel is a product of a ``(rows, count)`` and a ``(count, columns)`` matrix.
 
     Args:
         weight: ``(out, in / groups, count)``.
@@ -101,7 +101,7 @@ def _separable_kernel(
 def separable_profiles(
     positions: Tensor, size: Sequence[int], interpolation: str, width: Tensor | None
 ) -> list[Tensor]:
-    """Unnormalised response of every element along each axis, ``(out, in / groups, count, cells)``."""
+    """Unnormalised response of the elements along each axis, ``(out, in / groups, count, n)``."""
     profiles = []
     for axis, cells in enumerate(size):
         s = torch.arange(cells, dtype=positions.dtype, device=positions.device)

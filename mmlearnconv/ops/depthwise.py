@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# PyTorch's planar depthwise kernels on the CPU end at 14 columns; wider ones fall to a path 10 to 30
-# times slower, while the channels_last kernels keep their pace.
+# PyTorch's planar depthwise kernels on the CPU end at 14 columns; wider ones fall to a path 10 to
+# 30 times slower, while the channels_last kernels keep their pace.
 _WIDE = 15
 # From here on the FFT beats PyTorch's weight gradient in either memory format.
 _FFT = 11
@@ -22,9 +22,9 @@ def depthwise_conv2d(
     """``F.conv2d(..., groups=channels)``, made fast for large kernels on the CPU.
 
     On the CPU, in float32 and bfloat16, undilated kernels of 15 cells and more run in channels_last
-    whatever the input's format, and unit-stride kernels of 11 cells and more get their input gradient
-    from a forward convolution with the flipped kernel and their weight gradient from an FFT. All
-    else is left to PyTorch. The output has the memory format that ``F.conv2d`` would give it.
+    whatever the input's format, and unit-stride kernels of 11 cells and more get their input
+    gradient from a forward convolution with the flipped kernel and their weight gradient from an
+    FFT. All else is left to PyTorch. The output has the memory format of the input.
 
     Args:
         input: ``(N, C, H, W)``.

@@ -26,8 +26,8 @@ def dcls_kernel(
     ``K[s] = sum_e weight[e] * g(s, positions[e])`` over the cells ``s`` of a window, with ``q`` the
     position in window coordinates, ``q = positions + size // 2``, and ``g`` one of
 
-    - ``'bilinear'``: ``prod_axis (1 - r) [s == f] + r [s == f + 1]``, ``f = floor(q)``, ``r = q - f``
-      (Khalfaoui-Hassani et al. 2023, Eq. 2-5; the derivative of ``floor`` is zero);
+    - ``'bilinear'``: ``prod_axis (1 - r) [s == f] + r [s == f + 1]``, ``f = floor(q)``,
+      ``r = q - f`` (Khalfaoui-Hassani et al. 2023, Eq. 2-5; the derivative of ``floor`` is zero);
     - ``'triangle'``: ``prod_axis relu(1 + |width| - |s - q|)``, divided by its sum over the window;
     - ``'gauss'``: ``exp(-1/2 sum_axis ((s - q) / (0.27 + |width|))^2)``, divided by its sum.
 

@@ -198,12 +198,12 @@ def test_one_line_reports_a_plain_load(name, layer, options):
 @LAYER
 def test_partial_and_mixed_checkpoints_are_as_strict_as_ever(name, layer, options):
     conv, plain = layer(4, 4, 3, **options), nn.Conv2d(4, 4, 3, bias=False)
-    with pytest.raises(RuntimeError, match="Missing key.*bias"):
+    with pytest.raises(RuntimeError, match=r"Missing key.*bias"):
         conv.load_state_dict(plain.state_dict())
     with pytest.raises(RuntimeError, match="size mismatch"):
         conv.load_state_dict(nn.Conv2d(4, 4, 5).state_dict())
     unbiased = layer(4, 4, 3, bias=False, **options)
-    with pytest.raises(RuntimeError, match="Unexpected key.*bias"):
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*bias"):
         unbiased.load_state_dict(nn.Conv2d(4, 4, 3).state_dict())
     report_plain_loads()
 

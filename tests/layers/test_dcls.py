@@ -193,7 +193,7 @@ class TestSharedPositions:
         x = torch.randn(1, 4, 9, 9)
         assert torch.equal(other(x), model(x))
         spelled_out["2.positions"] += 1
-        with pytest.raises(RuntimeError, match="2.positions: differs"):
+        with pytest.raises(RuntimeError, match=r"2\.positions: differs"):
             other.load_state_dict(spelled_out)
 
     def test_plain_checkpoint(self):

@@ -1,0 +1,126 @@
+import argparse
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmlearnconv import engine
+from tests.conftest import ROOT
+
+
+def parse(*arguments):
+    return engine.argument_parser("").parse_args([str(a) for a in arguments])
+
+
+@pytest.fixture
+def detector():
+    return Config.fromfile(ROOT / "configs" / "mask_rcnn_dcls_convnext_t.py")
+
+
+def test_the_work_folder_is_named_after_the_config():
+    path = ROOT / "configs" / "upernet_dcls_convnext_t.py"
+    assert engine.load_config(parse(path)).work_dir == "work_dirs/upernet_dcls_convnext_t"
+    assert engine.load_config(parse(path, "--work-dir", "w")).work_dir == "w"
+
+
+def test_no_such_config():
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.py does not exist"):
+        engine.load_config(parse("nowhere.py"))
+
+
+def test_options_come_first():
+    path = ROOT / "configs" / "mask_rcnn_dcls_convnext_t.py"
+    args = parse(path, "--cfg-options", "train_cfg.max_epochs=1", "--data-root", "elsewhere")
+    cfg = engine.load_config(args)
+    assert cfg.train_cfg.max_epochs == 1
+    assert cfg.train_dataloader.dataset.data_root == "elsewhere/"
+
+
+def test_data_root_reaches_loaders_and_evaluators(detector):
+    engine.set_data_root(detector, "/elsewhere/coco")
+    for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        assert detector[loader].dataset.data_root == "/elsewhere/coco/"
+        assert detector[loader].dataset.ann_file.startswith("annotations/")
+    for evaluator in ("val_evaluator", "test_evaluator"):
+        ann_file = detector[evaluator].ann_file
+        assert ann_file == "/elsewhere/coco/annotations/instances_val2017.json"
+
+
+def test_data_root_below_wrappers_and_of_several_sets():
+    sets = [dict(data_root=f"data/VOCdevkit/VOC{year}", ann_file="a.txt") for year in (2007, 2012)]
+    wrapped = dict(type="RepeatDataset", dataset=dict(type="ConcatDataset", datasets=sets))
+    cfg = Config(dict(train_dataloader=dict(dataset=wrapped)))
+    engine.set_data_root(cfg, "voc")
+    inner = cfg.train_dataloader.dataset.dataset.datasets
+    assert [s.data_root for s in inner] == ["voc/VOC2007", "voc/VOC2012"]
+
+
+def test_data_root_that_cannot_be_replaced():
+    with pytest.raises(ValueError, match="no data set"):
+        engine.set_data_root(Config(dict(train_dataloader=dict(dataset=dict(type="X")))), "d")
+    sets = [dict(data_root="a"), dict(data_root="b")]
+    cfg = Config(dict(train_dataloader=dict(dataset=dict(datasets=sets))))
+    with pytest.raises(ValueError, match="no common parent"):
+        engine.set_data_root(cfg, "d")
+
+
+def test_missing_data_is_one_sentence(detector, tmp_path):
+    engine.set_data_root(detector, str(tmp_path))
+    with pytest.raises(FileNotFoundError) as raised:
+        engine.check_data(detector, "train")
+    message = str(raised.value)
+    assert "\n" not in message
+    assert f"{tmp_path}/annotations/instances_train2017.json" in message
+    assert "--data-root" in message
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "instances_train2017.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match="train2017/"):
+        engine.check_data(detector, "train")
+    (tmp_path / "train2017").mkdir()
+    engine.check_data(detector, "train")
+    with pytest.raises(FileNotFoundError, match="val_dataloader"):
+        engine.check_data(detector, "train", "val")
+
+
+def test_data_that_makes_itself_is_not_missed(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cfg = Config.fromfile(ROOT / "configs" / "quickstart_mask_rcnn_dcls.py")
+    engine.check_data(cfg, "train", "val", "test")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_amp_without_a_gpu_is_refused(detector):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(ValueError, match="--amp needs a GPU"):
+        engine.use_amp(detector)
+
+
+def test_auto_scale_lr(detector):
+    engine.use_auto_scale_lr(detector)
+    assert detector.auto_scale_lr == dict(enable=True, base_batch_size=16)
+    with pytest.raises(ValueError, match="base_batch_size"):
+        engine.use_auto_scale_lr(Config(dict()))
+
+
+def test_predictions_are_drawn_where_asked(detector):
+    engine.draw_predictions(detector, "pictures")
+    hook = detector.default_hooks.visualization
+    assert hook.draw
+    assert hook.test_out_dir.endswith("/pictures")
+    segmentor = Config.fromfile(ROOT / "configs" / "upernet_dcls_convnext_t.py")
+    engine.draw_predictions(segmentor, "pictures")
+    assert segmentor.visualizer.save_dir.endswith("/pictures")
+
+
+def test_predictions_are_dumped_to_pickles_only(detector):
+    engine.dump_predictions(detector, "out.pkl")
+    assert detector.test_evaluator[-1] == dict(type="DumpDetResults", out_file_path="out.pkl")
+    with pytest.raises(ValueError, match=r"out\.json"):
+        engine.dump_predictions(detector, "out.json")
+
+
+def test_parser_has_mmdet_s_options():
+    args = parse("c.py", "--launcher", "slurm", "--local-rank", "3")
+    assert isinstance(args, argparse.Namespace)
+    assert (args.launcher, args.local_rank) == ("slurm", 3)
