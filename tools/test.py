@@ -40,6 +40,7 @@ def main() -> None:
         sys.exit(f"error: {error}")
     runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
     runner.test()
+    engine.close_distributed()
 
 
 if __name__ == "__main__":

@@ -213,9 +213,10 @@ def _shape(kind: int, centre: np.ndarray, radius: float, rng: np.random.Generato
         quarter = np.array([(b, a), (b, b), (a, b)])
         turns = [np.array([[c, -s], [s, c]]) for c, s in ((1, 0), (0, -1), (-1, 0), (0, 1))]
         outline = np.concatenate([quarter @ turn.T for turn in turns])
+    elif KINDS[kind] == "rectangle":
+        outline = np.array([(1, 0.55), (-1, 0.55), (-1, -0.55), (1, -0.55)])
     else:
-        corners = 3 if KINDS[kind] == "triangle" else 4
-        turn = 2 * np.pi * np.arange(corners) / corners
+        turn = 2 * np.pi * np.arange(3) / 3
         outline = np.stack([np.cos(turn), np.sin(turn)], 1)
     turn, stretch = rng.uniform(0, 2 * np.pi), rng.uniform(0.65, 1)
     rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])

@@ -3,6 +3,7 @@
 from .launch import (
     argument_parser,
     check_data,
+    close_distributed,
     draw_predictions,
     dump_predictions,
     load_config,
@@ -16,6 +17,7 @@ __all__ = [
     "LearnableConvOptimWrapperConstructor",
     "argument_parser",
     "check_data",
+    "close_distributed",
     "draw_predictions",
     "dump_predictions",
     "load_config",

@@ -212,6 +212,13 @@ def use_gloo(cfg: Config, launcher: str) -> None:
         print_log("SyncBN needs a GPU: training with BN, whose statistics differ by rank")
 
 
+def close_distributed() -> None:
+    """Leave the process group, if there is one, when all ranks are done with it."""
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
 def _replace_sync_bn(value: Any) -> bool:
     found = False
     if isinstance(value, dict):

@@ -92,7 +92,7 @@ def test_resume_continues(tmp_path):
         "tools/train.py", QUICKSTART, "--work-dir", tmp_path, "--resume", "--cfg-options", *options
     )
     assert "resumed epoch: 0, iter: 2" in output
-    assert [line["step"] for line in scalars(tmp_path)] == [3, 4]
+    assert [line["step"] for line in scalars(tmp_path) if "loss" in line] == [3, 4]
 
 
 def test_two_processes_on_the_cpu(tmp_path):
