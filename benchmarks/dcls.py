@@ -11,6 +11,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -78,7 +79,7 @@ def main() -> None:
         for memory_format in (torch.contiguous_format, torch.channels_last):
             x = torch.randn(1, channels, height, width).contiguous(memory_format=memory_format)
             for work in (forward, forward_backward):
-                calls = {name: (lambda m=m, w=work: w(m, x)) for name, m in modules.items()}
+                calls = {name: partial(work, m, x) for name, m in modules.items()}
                 medians = measure(calls, args.rounds)
                 layout = str(memory_format).removeprefix("torch.").removesuffix("_format")
                 size = f"{channels}x{height}x{width}"
