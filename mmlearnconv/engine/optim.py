@@ -8,7 +8,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 
-from ..layers import LearnableConv2d
+from ..layers import LearnableConv
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -52,7 +52,7 @@ class LearnableConvOptimWrapperConstructor:
         policies = {
             parameter: (name, layer.optim_policy[name])
             for layer in model.modules()
-            if isinstance(layer, LearnableConv2d)
+            if isinstance(layer, LearnableConv)
             for name, parameter in layer.named_parameters(recurse=False)
             if name in layer.optim_policy
         }

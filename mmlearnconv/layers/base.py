@@ -12,16 +12,19 @@ import torch
 import torch.nn.functional as F
 from mmengine.logging import print_log
 from torch import Tensor, nn
-from torch.nn.modules.utils import _pair
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from ..ops import depthwise_conv2d
 
+_PLAIN = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
-class LearnableConv2d(nn.Module):
-    """A convolution that stands where an ``nn.Conv2d`` with the same arguments could.
+class LearnableConv(nn.Module):
+    """A convolution that stands where PyTorch's, with the same arguments, could.
+
+    Written for ``spatial_dims`` dimensions; the docstrings speak of two.
 
     Subclasses add their parameters (the one in the convolution's place is called ``weight``, the
     bias ``bias``) and ``forward``. In return they are found by ``mmcv.cnn.ConvModule``, take over a
@@ -45,8 +48,8 @@ class LearnableConv2d(nn.Module):
         ValueError: an argument outside what ``nn.Conv2d`` allows.
     """
 
+    spatial_dims = 2
     transposed = False
-    output_padding = (0, 0)
 
     #: Whether the kernel is the same for every input, so that :meth:`to_dense` can give it.
     is_static = True
@@ -70,17 +73,18 @@ class LearnableConv2d(nn.Module):
         self.in_channels = positive_int("in_channels", in_channels)
         self.out_channels = positive_int("out_channels", out_channels)
         self.groups = positive_int("groups", groups)
-        self.kernel_size = int_pair("kernel_size", kernel_size, 1)
-        self.stride = int_pair("stride", stride, 1)
-        self.dilation = int_pair("dilation", dilation, 1)
+        self.kernel_size = int_tuple("kernel_size", kernel_size, self.spatial_dims, 1)
+        self.stride = int_tuple("stride", stride, self.spatial_dims, 1)
+        self.dilation = int_tuple("dilation", dilation, self.spatial_dims, 1)
+        self.output_padding = (0,) * self.spatial_dims
         if isinstance(padding, str):
             if padding not in ("same", "valid"):
                 raise ValueError(f"padding: {padding!r}; as a word it is 'same' or 'valid'")
-            if padding == "same" and self.stride != (1, 1):
+            if padding == "same" and max(self.stride) > 1:
                 raise ValueError(f"padding: 'same' needs stride 1, not {self.stride}")
             self.padding = padding
         else:
-            self.padding = int_pair("padding", padding, 0)
+            self.padding = int_tuple("padding", padding, self.spatial_dims, 0)
         for name in ("in_channels", "out_channels"):
             if getattr(self, name) % groups:
                 raise ValueError(f"groups: {groups} does not divide {name}={getattr(self, name)}")
@@ -91,13 +95,13 @@ class LearnableConv2d(nn.Module):
         _live_layers.add(self)
 
     @property
-    def plain_shape(self) -> tuple[int, int, int, int]:
+    def plain_shape(self) -> tuple[int, ...]:
         """Shape of the replaced convolution's weight."""
         return (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
 
     # What a subclass says about itself.
 
-    def set_from_plain(self, weight: Tensor) -> list[tuple["LearnableConv2d", float]]:
+    def set_from_plain(self, weight: Tensor) -> list[tuple["LearnableConv", float]]:
         """Compute what a plain convolution with ``weight`` computes, as nearly as possible.
 
         Args:
@@ -106,8 +110,15 @@ class LearnableConv2d(nn.Module):
         Returns:
             list: the layers that this changed (more than one where parameters are shared) and, for
             each, the relative error of its function, measured on the kernel.
+
+        Raises:
+            ValueError: the layer cannot compute what a plain convolution does.
         """
         raise NotImplementedError
+
+    def init_from_plain(self, weight: Tensor) -> None:
+        """Start training from a freshly drawn plain kernel; by default from its function."""
+        self.set_from_plain(weight)
 
     def dense_kernel(self) -> Tensor:
         """The kernel that is convolved with the input; only for static layers."""
@@ -128,7 +139,7 @@ class LearnableConv2d(nn.Module):
         Present because ``mmcv.cnn.ConvModule`` re-initialises convolutions that lack it.
         """
 
-    def apply(self, fn: Callable[[nn.Module], None]) -> "LearnableConv2d":
+    def apply(self, fn: Callable[[nn.Module], None]) -> "LearnableConv":
         """``nn.Module.apply``, where an initialiser of plain convolutions initialises this layer.
 
         mmengine picks modules for an ``init_cfg`` by class name and fills ``weight`` in place. So
@@ -140,7 +151,7 @@ class LearnableConv2d(nn.Module):
         fn(twin)
         if all(torch.equal(p, old) for p, old in zip(twin.parameters(), before, strict=True)):
             return super().apply(fn)
-        self.set_from_plain(twin.weight.data)
+        self.init_from_plain(twin.weight.data)
         if self.bias is not None:
             self.bias.data.copy_(twin.bias.data)
         return self
@@ -164,11 +175,11 @@ class LearnableConv2d(nn.Module):
             )
         padding = self.padding
         if padding == "valid":
-            padding = (0, 0)
+            padding = (0,) * self.spatial_dims
         if padding != "same":
             padding = tuple(p + e for p, e in zip(padding, extra, strict=True))
         with torch.random.fork_rng(devices=[]):
-            conv = nn.Conv2d(
+            conv = _PLAIN[self.spatial_dims](
                 self.in_channels,
                 self.out_channels,
                 tuple(kernel.shape[2:]),
@@ -186,7 +197,7 @@ class LearnableConv2d(nn.Module):
         return conv.train(self.training)
 
     def _plain_twin(self) -> nn.Conv2d:
-        conv = nn.Conv2d(
+        conv = _PLAIN[self.spatial_dims](
             self.in_channels,
             self.out_channels,
             self.kernel_size,
@@ -195,7 +206,7 @@ class LearnableConv2d(nn.Module):
         )
         return conv.to(device=self.weight.device, dtype=self.weight.dtype)
 
-    def _extra_padding(self, size: Iterable[int]) -> tuple[int, int]:
+    def _extra_padding(self, size: Iterable[int]) -> tuple[int, ...]:
         """Zeros on each side that make a window of ``size`` give the replaced kernel's shape."""
         return tuple(
             d * (s - k) // 2 for d, s, k in zip(self.dilation, size, self.kernel_size, strict=True)
@@ -203,23 +214,33 @@ class LearnableConv2d(nn.Module):
 
     def _convolve(self, input: Tensor, kernel: Tensor) -> Tensor:
         """The layer's convolution with a kernel of any size of ``kernel_size``'s parity."""
+        input, padding = self._padded(input, self._extra_padding(kernel.shape[2:]))
+        if self.spatial_dims == 2 and self.groups == self.in_channels == self.out_channels:
+            return depthwise_conv2d(input, kernel, self.bias, self.stride, padding, self.dilation)
+        convolution = _CONVOLUTIONS[self.spatial_dims]
+        return convolution(
+            input, kernel, self.bias, self.stride, padding, self.dilation, self.groups
+        )
+
+    def _padded(
+        self, input: Tensor, extra: tuple[int, ...] | None = None
+    ) -> tuple[Tensor, tuple[int, ...]]:
+        """The input, padded as far as zeros cannot do it, and the padding with zeros left to do."""
         report_plain_loads()
-        extra = self._extra_padding(kernel.shape[2:])
+        extra = extra or (0,) * self.spatial_dims
         sides = self._padding_sides()
         if any(sides) and (self.padding_mode != "zeros" or sides[0::2] != sides[1::2]):
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
-            input = F.pad(input, sides, mode)
-            padding = extra
-        else:
-            padding = (sides[2] + extra[0], sides[0] + extra[1])
-        if self.groups == self.in_channels == self.out_channels:
-            return depthwise_conv2d(input, kernel, self.bias, self.stride, padding, self.dilation)
-        return F.conv2d(input, kernel, self.bias, self.stride, padding, self.dilation, self.groups)
+            return F.pad(input, sides, mode), extra
+        return input, tuple(p + e for p, e in zip(sides[-2::-2], extra, strict=True))
+
+    def _add_bias(self, output: Tensor) -> Tensor:
+        return output if self.bias is None else output + self.bias.to(output.dtype)[:, None, None]
 
     def _padding_sides(self) -> list[int]:
         """The replaced kernel's padding as ``F.pad`` takes it: left, right, top, bottom."""
         sides: list[int] = []
-        for axis in (1, 0):
+        for axis in reversed(range(self.spatial_dims)):
             if self.padding == "same":
                 total = self.dilation[axis] * (self.kernel_size[axis] - 1)
                 sides += [total // 2, total - total // 2]
@@ -248,7 +269,10 @@ class LearnableConv2d(nn.Module):
             and not any(prefix + key in state_dict for key in self._own_keys())
         )
         if plain:
-            _plain_load(error_msgs).add(self, weight)
+            try:
+                _plain_load(error_msgs).add(self, weight)
+            except ValueError as error:
+                error_msgs.append(f"{prefix}weight: {error}")
             own = {prefix + k: v for k, v in self.state_dict().items() if k != "bias"}
             state_dict = {**state_dict, **own}
         super()._load_from_state_dict(
@@ -267,8 +291,8 @@ class LearnableConv2d(nn.Module):
 
     def extra_repr(self) -> str:
         parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"]
-        defaults = dict(stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1)
-        defaults["padding_mode"] = "zeros"
+        ones, zeros = (1,) * self.spatial_dims, (0,) * self.spatial_dims
+        defaults = dict(stride=ones, padding=zeros, dilation=ones, groups=1, padding_mode="zeros")
         for name, default in defaults.items():
             if getattr(self, name) != default:
                 parts.append(f"{name}={getattr(self, name)}")
@@ -277,9 +301,13 @@ class LearnableConv2d(nn.Module):
         return ", ".join(parts)
 
 
+class LearnableConv2d(LearnableConv):
+    """A :class:`LearnableConv` over two dimensions."""
+
+
 # Bounds hold after every step of every optimizer, whatever loop drives it, so that no config and no
 # training script has to remember them.
-_live_layers: "weakref.WeakSet[LearnableConv2d]" = weakref.WeakSet()
+_live_layers: "weakref.WeakSet[LearnableConv]" = weakref.WeakSet()
 
 
 def _clamp_stepped_layers(optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
@@ -301,10 +329,10 @@ class _PlainLoad:
     #: The call's list of errors: the one object that all its layers see and no other call does.
     token: list[str]
     #: Weights of the layers that were set, for parameters that several layers share.
-    plain_weights: dict[LearnableConv2d, Tensor] = field(default_factory=dict)
-    errors: dict[LearnableConv2d, float] = field(default_factory=dict)
+    plain_weights: dict[LearnableConv, Tensor] = field(default_factory=dict)
+    errors: dict[LearnableConv, float] = field(default_factory=dict)
 
-    def add(self, layer: LearnableConv2d, weight: Tensor) -> None:
+    def add(self, layer: LearnableConv, weight: Tensor) -> None:
         self.plain_weights[layer] = weight.detach().to(layer.weight)
         self.errors.update(layer.set_from_plain(self.plain_weights[layer]))
 
@@ -320,7 +348,7 @@ def _plain_load(token: list[str]) -> _PlainLoad:
     return _current_load
 
 
-def plain_weight_of(layer: LearnableConv2d) -> Tensor | None:
+def plain_weight_of(layer: LearnableConv) -> Tensor | None:
     """The plain weight that the load in progress gave to ``layer``, if any."""
     return None if _current_load is None else _current_load.plain_weights.get(layer)
 
@@ -336,6 +364,8 @@ def report_plain_loads() -> None:
         return
     errors = _current_load.errors
     _current_load = None
+    if not errors:
+        return
     kinds = ", ".join(sorted({type(layer).__name__ for layer in errors}))
     print_log(
         f"{len(errors)} {kinds} layers set from plain convolution weights; "
@@ -345,14 +375,14 @@ def report_plain_loads() -> None:
     )
 
 
-def int_pair(name: str, value: int | Iterable[int], minimum: int) -> tuple[int, int]:
-    """``value`` as (rows, columns), or an error that names the argument."""
-    pair = tuple(_pair(value))
-    if len(pair) != 2 or not all(_is_integer(v) for v in pair):
-        raise TypeError(f"{name}: {value!r} is neither an integer nor a pair of integers")
-    if min(pair) < minimum:
+def int_tuple(name: str, value: int | Iterable[int], length: int, minimum: int) -> tuple[int, ...]:
+    """``value`` for each of ``length`` axes, or an error that names the argument."""
+    values = tuple(value) if isinstance(value, Iterable) else (value,) * length
+    if isinstance(value, str) or len(values) != length or not all(map(_is_integer, values)):
+        raise TypeError(f"{name}: {value!r} is neither an integer nor {length} integers")
+    if min(values) < minimum:
         raise ValueError(f"{name}: {value!r}; must be at least {minimum}")
-    return int(pair[0]), int(pair[1])
+    return tuple(int(v) for v in values)
 
 
 def positive_int(name: str, value: int) -> int:
@@ -368,8 +398,14 @@ def _is_integer(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def plain_if_pointwise(layer: type[LearnableConv2d]) -> Callable[..., nn.Module]:
-    """Builder of ``layer`` that gives an ``nn.Conv2d`` for kernel size 1.
+def relative_error(kernel: Tensor, plain: Tensor) -> float:
+    """``|kernel - plain| / |plain|``, zero where the plain kernel is."""
+    norm = plain.norm()
+    return ((kernel - plain).norm() / norm).item() if norm > 0 else 0.0
+
+
+def plain_if_pointwise(layer: type[LearnableConv], **options: Any) -> Callable[..., nn.Module]:
+    """Builder of ``layer`` with options set, that gives an ``nn.Conv2d`` for kernel size 1.
 
     So one ``conv_cfg`` can cover a network whose 1x1 convolutions have no room for the layer.
     """
@@ -383,10 +419,12 @@ def plain_if_pointwise(layer: type[LearnableConv2d]) -> Callable[..., nn.Module]
         *args: Any,
         **kwargs: Any,
     ) -> nn.Module:
-        if int_pair("kernel_size", kernel_size, 1) == (1, 1):
+        if max(int_tuple("kernel_size", kernel_size, layer.spatial_dims, 1)) == 1:
             kwargs = {k: v for k, v in kwargs.items() if k not in own}
-            return nn.Conv2d(in_channels, out_channels, kernel_size, *args, **kwargs)
-        return layer(in_channels, out_channels, kernel_size, *args, **kwargs)
+            return _PLAIN[layer.spatial_dims](
+                in_channels, out_channels, kernel_size, *args, **kwargs
+            )
+        return layer(in_channels, out_channels, kernel_size, *args, **options | kwargs)
 
     build.__doc__ = f"``{layer.__name__}``, or ``nn.Conv2d`` for kernel size 1."
     return build

@@ -5,6 +5,7 @@ https://arxiv.org/abs/2112.03740
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,15 +14,21 @@ from ..ops import dcls_kernel
 from ..ops.dcls import INTERPOLATIONS, separable_profiles
 from ..ops.reference import NORM_EPS
 from ..registry import CONV_LAYERS
-from .base import LearnableConv2d, int_pair, plain_if_pointwise, plain_weight_of, positive_int
+from .base import (
+    LearnableConv,
+    int_tuple,
+    plain_if_pointwise,
+    plain_weight_of,
+    positive_int,
+    relative_error,
+)
 
 # The paper's windows and counts by replaced kernel: ResNet-50's 3x3 and ConvNeXt-T's 7x7.
 _WINDOWS = {3: 7, 7: 17}
 _COUNTS = {(3, 3): 5, (7, 7): 34}
 
 
-@CONV_LAYERS.register_module()
-class DCLSConv2d(LearnableConv2d):
+class DCLSConv(LearnableConv):
     r"""Convolution whose kernel is a few elements at learned, real-valued positions of a window.
 
     Element e of a kernel has a weight :math:`w` and a position :math:`p = (p_y, p_x)` relative to
@@ -39,21 +46,27 @@ class DCLSConv2d(LearnableConv2d):
     normalised Gaussian or tent of learnable width instead. The output has the shape that
     ``nn.Conv2d`` with the same arguments gives.
 
-    Parameters: ``weight`` (out, in / groups, count), ``positions`` (2, out, in / groups, count) in
-    cells, drawn from N(0, 0.5) and clamped to :math:`\pm\lfloor S / 2 \rfloor` after every
-    optimizer step, and, with a learnable width, ``width`` like ``positions``. An ``init_cfg`` for
-    ``Conv2d`` draws a plain kernel, on whose largest cells the elements then start.
+    With ``learned_axes`` the kernel is dense, and of the replaced kernel's size, along the other
+    axes: every dense cell has elements of its own (the paper's 2-1D, 3-1D and 3-2D).
+
+    Parameters: ``weight`` (out, in / groups * dense cells, count), ``positions`` (learned axes,
+    out, in / groups * dense cells, count) in cells, drawn from N(0, 0.5) and clamped to
+    :math:`\pm\lfloor S / 2 \rfloor` after every optimizer step, and, with a learnable width,
+    ``width`` like ``positions``. An ``init_cfg`` for ``Conv2d`` draws a plain kernel, on whose
+    largest cells the elements then start.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
             padding_mode: as ``nn.Conv2d``; ``dilation`` dilates the constructed kernel.
-        kernel_count: elements a kernel. Default: 34 for 7x7, 5 for 3x3, else a third of the
-            replaced kernel's cells.
-        dilated_kernel_size: the window, at least ``kernel_size`` and of its parity on each axis.
-            Default: 17 for 7, 7 for 3, else twice the kernel's size, plus one where that is odd.
+        kernel_count: elements a kernel. Default: 34 for 7x7, 5 for 3x3, else the replaced kernel's
+            cells along the learned axes over the numbers of an element (3 in two dimensions).
+        dilated_kernel_size: the window along the learned axes, at least ``kernel_size`` and of its
+            parity on each. Default: 17 for 7, 7 for 3, else twice the kernel's size, plus one where
+            that is odd.
         interpolation: ``'bilinear'``, ``'gauss'`` or ``'triangle'``. Default: ``'bilinear'``.
         learn_width: whether ``'gauss'`` and ``'triangle'`` learn a width an element and axis; if
             not, it stays at its start (0.5 cells and 1 cell). Default: ``True``.
+        learned_axes: spatial axes along which positions are learned. Default: all.
 
     Raises:
         TypeError: an argument of the wrong type.
@@ -69,18 +82,19 @@ class DCLSConv2d(LearnableConv2d):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] | str = 0,
-        dilation: int | tuple[int, int] = 1,
+        kernel_size: int | tuple[int, ...],
+        stride: int | tuple[int, ...] = 1,
+        padding: int | tuple[int, ...] | str = 0,
+        dilation: int | tuple[int, ...] = 1,
         groups: int = 1,
         bias: bool = True,
         padding_mode: str = "zeros",
         *,
         kernel_count: int | None = None,
-        dilated_kernel_size: int | tuple[int, int] | None = None,
+        dilated_kernel_size: int | tuple[int, ...] | None = None,
         interpolation: str = "bilinear",
         learn_width: bool = True,
+        learned_axes: Sequence[int] | None = None,
     ) -> None:
         super().__init__(
             in_channels,
@@ -96,40 +110,52 @@ class DCLSConv2d(LearnableConv2d):
         if interpolation not in INTERPOLATIONS:
             raise ValueError(f"interpolation: {interpolation!r}; allowed are {INTERPOLATIONS}")
         self.interpolation = interpolation
+        axes = range(self.spatial_dims)
+        self.learned_axes = tuple(axes if learned_axes is None else sorted(set(learned_axes)))
+        if not self.learned_axes or any(a not in axes for a in self.learned_axes):
+            raise ValueError(f"learned_axes: {learned_axes!r}; allowed are {list(axes)}")
+        # The replaced kernel along the learned axes, and in front of them the dense cells.
+        self._learned_size = tuple(self.kernel_size[a] for a in self.learned_axes)
+        self._dense_axes = tuple(a for a in axes if a not in self.learned_axes)
+        self._dense_size = tuple(self.kernel_size[a] for a in self._dense_axes)
         if kernel_count is None:
-            cells = self.kernel_size[0] * self.kernel_size[1]
-            kernel_count = _COUNTS.get(self.kernel_size, max(1, cells // 3))
+            numbers = 1 + len(self.learned_axes)
+            least = max(1, math.prod(self._learned_size) // numbers)
+            kernel_count = _COUNTS.get(self._learned_size, least)
         self.kernel_count = positive_int("kernel_count", kernel_count)
         if dilated_kernel_size is None:
-            dilated_kernel_size = tuple(_WINDOWS.get(k, 2 * k + k % 2) for k in self.kernel_size)
-        self.dilated_kernel_size = int_pair("dilated_kernel_size", dilated_kernel_size, 1)
-        for s, k in zip(self.dilated_kernel_size, self.kernel_size, strict=True):
+            dilated_kernel_size = tuple(_WINDOWS.get(k, 2 * k + k % 2) for k in self._learned_size)
+        self.dilated_kernel_size = int_tuple(
+            "dilated_kernel_size", dilated_kernel_size, len(self.learned_axes), 1
+        )
+        for s, k in zip(self.dilated_kernel_size, self._learned_size, strict=True):
             if s < k or (s - k) % 2:
                 raise ValueError(
                     f"dilated_kernel_size: {self.dilated_kernel_size}; each side must be at least "
-                    f"kernel_size={self.kernel_size} and differ from it by an even number, so that "
-                    "the padding stays symmetric"
+                    f"that of kernel_size={self.kernel_size} and differ from it by an even number, "
+                    "so that the padding stays symmetric"
                 )
-        shape = (out_channels, in_channels // groups, self.kernel_count)
+        per_group = in_channels // groups * math.prod(self._dense_size)
+        shape = (out_channels, per_group, self.kernel_count)
         self.weight = nn.Parameter(torch.empty(shape))
-        self.positions = nn.Parameter(torch.empty(2, *shape))
+        self.positions = nn.Parameter(torch.empty(len(self.learned_axes), *shape))
         self.learn_width = learn_width and interpolation != "bilinear"
-        width = torch.empty(2, *shape) if interpolation != "bilinear" else None
+        width = torch.empty_like(self.positions.data) if interpolation != "bilinear" else None
         if self.learn_width:
             self.width = nn.Parameter(width)
         else:
             self.register_buffer("width", width, persistent=False)
         # The layer whose positions this one uses, in a tuple that nn.Module does not register.
-        self._position_owner: tuple[DCLSConv2d, ...] = ()
-        self._position_users: list[DCLSConv2d] = []
+        self._position_owner: tuple[DCLSConv, ...] = ()
+        self._position_users: list[DCLSConv] = []
         self.reset_parameters()
 
     @property
-    def position_owner(self) -> "DCLSConv2d":
+    def position_owner(self) -> "DCLSConv":
         """The layer that holds the positions: this one, unless it shares another's."""
         return self._position_owner[0] if self._position_owner else self
 
-    def share_positions(self, owner: "DCLSConv2d") -> None:
+    def share_positions(self, owner: "DCLSConv") -> None:
         """Use ``owner``'s positions from now on; they stay registered and saved there alone.
 
         Raises:
@@ -167,7 +193,7 @@ class DCLSConv2d(LearnableConv2d):
                 self.positions[axis].clamp_(-(cells // 2), (cells - 1) // 2)
 
     def dense_kernel(self) -> Tensor:
-        """The constructed kernel, ``(out, in / groups, *dilated_kernel_size)``."""
+        """The constructed kernel, ``(out, in / groups, *window)``."""
         positions = self.position_owner.positions
         # Positions keep float32 even where the model runs in half precision.
         dtype = torch.promote_types(self.weight.dtype, torch.float32)
@@ -179,14 +205,25 @@ class DCLSConv2d(LearnableConv2d):
                 self.interpolation,
                 None if self.width is None else self.width.to(dtype),
             )
-        return kernel.to(self.weight.dtype)
+        kernel = kernel.to(self.weight.dtype)
+        if not self._dense_axes:
+            return kernel
+        # Dense axes come first: put every axis in its place.
+        kernel = kernel.unflatten(1, (-1, *self._dense_size))
+        axes = (*self._dense_axes, *self.learned_axes)
+        return kernel.permute(0, 1, *(2 + axes.index(a) for a in range(self.spatial_dims)))
+
+    def _learned_axes_last(self, weight: Tensor) -> Tensor:
+        """``(out, in / groups, *kernel_size)`` to ``(out, in / groups * dense, *learned)``."""
+        moved = weight.permute(0, 1, *(2 + a for a in (*self._dense_axes, *self.learned_axes)))
+        return moved.flatten(1, 1 + len(self._dense_axes))
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve ``(N, in_channels, H, W)`` to ``nn.Conv2d``'s ``(N, out_channels, H', W')``."""
         return self._convolve(input, self.dense_kernel())
 
     @torch.no_grad()
-    def set_from_plain(self, weight: Tensor) -> list[tuple[LearnableConv2d, float]]:
+    def set_from_plain(self, weight: Tensor) -> list[tuple[LearnableConv, float]]:
         """Put an element on each cell of the plain kernel, on its largest ones where they are few.
 
         Exact for ``'bilinear'`` and ``'triangle'`` when the count holds the grid. Layers that share
@@ -197,26 +234,24 @@ class DCLSConv2d(LearnableConv2d):
         for layer in (owner, *owner._position_users):
             if layer is not self and (other := plain_weight_of(layer)) is not None:
                 plain[layer] = other
+        plain = {layer: layer._learned_axes_last(w) for layer, w in plain.items()}
         energy = sum(w.double().square() for w in plain.values()).flatten(2)
         kept = min(self.kernel_count, energy.shape[2])
         cells = energy.topk(kept, dim=2).indices.sort(dim=2).values
-        for axis, (k, s) in enumerate(zip(self.kernel_size, self.dilated_kernel_size, strict=True)):
-            index = cells // self.kernel_size[1] if axis == 0 else cells % self.kernel_size[1]
+        index = cells
+        for axis in reversed(range(len(self._learned_size))):
+            k, window = self._learned_size[axis], self.dilated_kernel_size[axis]
             # Elements beyond the grid keep their place with a weight of zero.
-            owner.positions[axis, ..., :kept] = (index + (s - k) // 2 - s // 2).to(weight.dtype)
+            place = index % k + (window - k) // 2 - window // 2
+            owner.positions[axis, ..., :kept] = place.to(weight.dtype)
+            index = index // k
         return [(layer, layer._fit_weight(w, cells)) for layer, w in plain.items()]
 
     def _fit_weight(self, plain: Tensor, cells: Tensor) -> float:
         """Set the weights for a plain kernel and elements on its ``cells``; the relative error."""
         kept = cells.shape[2]
-        target = nn.functional.pad(
-            plain,
-            [
-                (s - k) // 2
-                for s, k in zip(self.dilated_kernel_size[::-1], self.kernel_size[::-1], strict=True)
-                for _ in range(2)
-            ],
-        )
+        sides = zip(self.dilated_kernel_size[::-1], self._learned_size[::-1], strict=True)
+        target = nn.functional.pad(plain, [(s - k) // 2 for s, k in sides for _ in range(2)])
         self.weight.zero_()
         if self.learn_width:
             self.width.zero_()
@@ -227,21 +262,24 @@ class DCLSConv2d(LearnableConv2d):
             # A tent of one cell, divided by its sum and the definition's small number.
             scale = 1 + NORM_EPS if self.interpolation == "triangle" else 1
             self.weight[..., :kept] = taps * scale
-        error = (self.dense_kernel() - target).norm() / plain.norm()
-        return 0.0 if plain.norm() == 0 else error.item()
+        built = self._learned_axes_last(self.dense_kernel())
+        return relative_error(built, target)
 
     def _least_squares(self, target: Tensor, kept: int) -> Tensor:
         """Weights of the first ``kept`` elements that come nearest to a dense kernel."""
-        rows, columns = separable_profiles(
+        profiles = separable_profiles(
             self.position_owner.positions[..., :kept].double(),
             self.dilated_kernel_size,
             self.interpolation,
             self.width[..., :kept].double(),
         )
-        rows = rows / rows.sum(-1, keepdim=True)
-        columns = columns / columns.sum(-1, keepdim=True)
-        gram = (rows @ rows.mT) * (columns @ columns.mT)
-        moment = ((rows @ target) * columns).sum(-1)
+        profiles = [p / p.sum(-1, keepdim=True) for p in profiles]
+        gram = math.prod(p @ p.mT for p in profiles)
+        # Contract the kernel with every element's profile, axis by axis.
+        moment = target[:, :, None]
+        for profile in profiles:
+            view = (..., *(None,) * (moment.ndim - 4))
+            moment = (moment * profile[view]).sum(3)
         return torch.linalg.solve(gram, moment)
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, *lists) -> None:
@@ -266,4 +304,31 @@ class DCLSConv2d(LearnableConv2d):
         return f"{super().extra_repr()}, {own}{shared}"
 
 
-CONV_LAYERS.register_module("DCLS", module=plain_if_pointwise(DCLSConv2d))
+@CONV_LAYERS.register_module()
+class DCLSConv1d(DCLSConv):
+    """:class:`DCLSConv` over one dimension."""
+
+    spatial_dims = 1
+
+
+@CONV_LAYERS.register_module()
+class DCLSConv2d(DCLSConv):
+    """:class:`DCLSConv` over two dimensions."""
+
+
+@CONV_LAYERS.register_module()
+class DCLSConv3d(DCLSConv):
+    """:class:`DCLSConv` over three dimensions."""
+
+    spatial_dims = 3
+
+
+for _name, _layer, _axes in (
+    ("DCLS", DCLSConv2d, None),
+    ("DCLS1d", DCLSConv1d, None),
+    ("DCLS2_1d", DCLSConv2d, (1,)),
+    ("DCLS3d", DCLSConv3d, None),
+    ("DCLS3_1d", DCLSConv3d, (2,)),
+    ("DCLS3_2d", DCLSConv3d, (1, 2)),
+):
+    CONV_LAYERS.register_module(_name, module=plain_if_pointwise(_layer, learned_axes=_axes))

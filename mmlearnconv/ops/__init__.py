@@ -3,5 +3,24 @@
 from . import reference
 from .dcls import dcls_kernel
 from .depthwise import depthwise_conv2d
+from .dk import dk_conv2d
+from .dke import dke_conv2d
+from .drconv import drconv2d, drconv2d_factorised
+from .per_image import condconv2d, conv2d_per_image
+from .reference import associate_kernels, dke_response, orthogonalize, standardize
 
-__all__ = ["dcls_kernel", "depthwise_conv2d", "reference"]
+__all__ = [
+    "associate_kernels",
+    "condconv2d",
+    "conv2d_per_image",
+    "dcls_kernel",
+    "depthwise_conv2d",
+    "dk_conv2d",
+    "dke_conv2d",
+    "dke_response",
+    "drconv2d",
+    "drconv2d_factorised",
+    "orthogonalize",
+    "reference",
+    "standardize",
+]

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .autocast import to_autocast_dtype
+
 # PyTorch's planar depthwise kernels on the CPU end at 14 columns; wider ones fall to a path 10 to
 # 30 times slower, while the channels_last kernels keep their pace.
 _WIDE = 15
@@ -37,15 +39,10 @@ def depthwise_conv2d(
     Returns:
         Tensor: ``(N, C, H', W')``.
     """
-    device = input.device.type
-    if torch.is_autocast_enabled(device) and input.dtype != torch.float64:
-        # What autocast does to a convolution; a custom Function has to be given it.
-        dtype = torch.get_autocast_dtype(device)
-        input, weight = input.to(dtype), weight.to(dtype)
-        bias = None if bias is None else bias.to(dtype)
+    input, weight, bias = to_autocast_dtype(input, weight, bias)
     size = weight.shape[2:]
     fast = (
-        device == "cpu"
+        input.device.type == "cpu"
         and input.dtype in (torch.float32, torch.bfloat16)
         and input.dtype == weight.dtype
         and tuple(dilation) == (1, 1)

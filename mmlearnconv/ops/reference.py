@@ -7,11 +7,13 @@ in any float dtype, and are what the tests hold every faster implementation to.
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 TRIANGLE_WIDTH = 1.0
 GAUSS_WIDTH = 0.27
 NORM_EPS = 1e-7
+STANDARDIZE_EPS = 1e-5
 
 
 def dcls_kernel(
@@ -67,3 +69,328 @@ def dcls_kernel(
         window = tuple(range(weight.ndim, response.ndim))
         response = response / (response.sum(window, keepdim=True) + NORM_EPS)
     return (weight[(...,) + (None,) * dims] * response).sum(weight.ndim - 1)
+
+
+def im2col(
+    input: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> Tensor:
+    """What each tap of a kernel sees at each output location: ``(N, C, kH * kW, H', W')``."""
+    height, width = (
+        (n + 2 * p - d * (k - 1) - 1) // s + 1
+        for n, k, s, p, d in zip(
+            input.shape[2:], kernel_size, stride, padding, dilation, strict=True
+        )
+    )
+    columns = F.unfold(input, tuple(kernel_size), tuple(dilation), tuple(padding), tuple(stride))
+    taps = kernel_size[0] * kernel_size[1]
+    return columns.reshape(input.shape[0], input.shape[1], taps, height, width)
+
+
+def linear_coefficients(positions: Tensor, cells: int) -> Tensor:
+    """Linear interpolation at positions in ``[0, cells - 1]``, as coefficients of the cells.
+
+    ``B(p, s) = (1 - r) [s == f] + r [s == f + 1]`` with ``f = floor(p)`` and ``r = p - f``,
+    positions clipped first. The derivative at an integer is the right-hand one.
+
+    Returns:
+        Tensor: ``(*positions.shape, cells)``.
+    """
+    p = positions.clamp(0, cells - 1)
+    f = p.detach().floor()
+    r = (p - f)[..., None]
+    s = torch.arange(cells, dtype=p.dtype, device=p.device)
+    upper = (f + 1).clamp(max=cells - 1)[..., None]
+    return torch.where(s == f[..., None], 1 - r, 0) + torch.where(s == upper, r, 0)
+
+
+def dk_coefficients(offsets: Tensor, kernel_size: Sequence[int], scope: Sequence[int]) -> Tensor:
+    """How much each cell of the kernel space counts for each tap of a deformable kernel.
+
+    ``B(k, k') = b(y_k + dy_k, k'_y) b(x_k + dx_k, k'_x)``, with the taps at unit spacing from
+    ``(scope - kernel_size) / 2`` (Gao et al. 2020, Eq. 7 and 13).
+
+    Args:
+        offsets: ``(N, 2 * kH * kW, H', W')``, row and column of tap after tap, in cells.
+        kernel_size: rows and columns of taps.
+        scope: rows and columns of the kernel space.
+
+    Returns:
+        Tensor: ``(N, kH * kW, scope cells, H', W')``.
+    """
+    offsets = offsets.unflatten(1, (*kernel_size, 2))
+    rows = torch.arange(kernel_size[0], device=offsets.device) + (scope[0] - kernel_size[0]) / 2
+    columns = torch.arange(kernel_size[1], device=offsets.device) + (scope[1] - kernel_size[1]) / 2
+    y = offsets[:, :, :, 0] + rows.to(offsets)[:, None, None, None]
+    x = offsets[:, :, :, 1] + columns.to(offsets)[:, None, None]
+    b_y = linear_coefficients(y, scope[0])[..., :, None]
+    b_x = linear_coefficients(x, scope[1])[..., None, :]
+    return (b_y * b_x).flatten(1, 2).flatten(-2).permute(0, 1, 4, 2, 3)
+
+
+def sample(input: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """Bilinear samples of ``(N, C, H, W)`` at pixel positions ``(N, ...)``, zero outside the map.
+
+    Returns:
+        Tensor: ``(N, C, ...)``.
+    """
+    height, width = input.shape[2:]
+    y0, x0 = y.detach().floor(), x.detach().floor()
+    output = 0
+    for row, weight_y in ((y0, 1 - (y - y0)), (y0 + 1, y - y0)):
+        for column, weight_x in ((x0, 1 - (x - x0)), (x0 + 1, x - x0)):
+            inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+            index = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
+            index = index.long().flatten(1)[:, None].expand(-1, input.shape[1], -1)
+            value = input.flatten(2).gather(2, index).unflatten(2, y.shape[1:])
+            output = output + value * (weight_y * weight_x * inside)[:, None]
+    return output
+
+
+def deformable_im2col(
+    input: Tensor,
+    offsets: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> Tensor:
+    """:func:`im2col` with every tap moved: ``offsets`` as in :func:`dk_coefficients`, in pixels."""
+    height, width = offsets.shape[2:]
+    offsets = offsets.unflatten(1, (*kernel_size, 2))
+
+    def grid(axis: int, count: int) -> Tensor:
+        taps = torch.arange(kernel_size[axis]) * dilation[axis] - padding[axis]
+        places = torch.arange(count) * stride[axis]
+        return (taps[:, None] + places).to(offsets)
+
+    y = offsets[:, :, :, 0] + grid(0, height)[:, None, :, None]
+    x = offsets[:, :, :, 1] + grid(1, width)[None, :, None, :]
+    return sample(input, y.flatten(1, 2), x.flatten(1, 2))
+
+
+def dk_conv2d(
+    input: Tensor,
+    weight: Tensor,
+    offsets: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    data_offsets: Tensor | None = None,
+) -> Tensor:
+    """Convolution whose kernel is resampled from a larger kernel space.
+
+    ``O_j = sum_k I[j + k + g_jk] W(k + delta_jk)`` with ``W(.)`` bilinear in the kernel space
+    (Gao et al. 2020, Eq. 7; with data offsets ``g``, Eq. 11).
+
+    Args:
+        input: ``(N, C, H, W)``.
+        weight: the kernel space, ``(out, C / groups, scope rows, scope columns)``.
+        offsets: ``delta``, ``(N, 2 * kH * kW, H', W')``, or with one row and column for all places.
+        kernel_size, stride, padding, dilation: rows and columns each.
+        groups: as ``F.conv2d``.
+        data_offsets: ``g``, ``(N, 2 * kH * kW, H', W')``, in pixels.
+
+    Returns:
+        Tensor: ``(N, out, H', W')``.
+    """
+    coefficients = dk_coefficients(offsets, kernel_size, weight.shape[2:])
+    if data_offsets is None:
+        columns = im2col(input, kernel_size, stride, padding, dilation)
+    else:
+        columns = deformable_im2col(input, data_offsets, kernel_size, stride, padding, dilation)
+    coefficients = coefficients.expand(-1, -1, -1, *columns.shape[3:])
+    kernels = torch.einsum("ocs,nkshw->nockhw", weight.flatten(2), coefficients)
+    columns = columns.unflatten(1, (groups, -1))
+    kernels = kernels.unflatten(1, (groups, -1))
+    return torch.einsum("ngckhw,ngockhw->ngohw", columns, kernels).flatten(1, 2)
+
+
+def dke_response(
+    positions: Tensor, size: Sequence[int], interpolation: str, alpha: Tensor | float, radius: float
+) -> Tensor:
+    """How much each cell of a window counts for the value at a real position.
+
+    ``'gauss'``: ``G(s, y) = exp(-alpha |s - y|^2) / C`` over the cells with ``|s - y| <= radius``,
+    ``C`` their sum, constant in the backward pass, so that ``dG/dy = 2 alpha G (s - y)``
+    (Differentiable Kernel Evolution, Eq. 13-15). ``'bilinear'``: the product of two tents.
+
+    Args:
+        positions: ``(..., 2)``, relative to the window's centre, in cells.
+        size: rows and columns of the window.
+        interpolation: ``'gauss'`` or ``'bilinear'``.
+        alpha, radius: of ``'gauss'``.
+
+    Returns:
+        Tensor: ``(..., rows, columns)``.
+    """
+    y, x = (
+        torch.arange(n, dtype=positions.dtype, device=positions.device) - (n - 1) / 2 for n in size
+    )
+    dy = y[:, None] - positions[..., 0, None, None]
+    dx = x - positions[..., 1, None, None]
+    if interpolation == "bilinear":
+        return (1 - dy.abs()).relu() * (1 - dx.abs()).relu()
+    squared = dy**2 + dx**2
+    bell = torch.where(squared <= radius**2, torch.exp(-alpha * squared), 0)
+    return bell / bell.detach().sum((-2, -1), keepdim=True)
+
+
+def dke_conv2d(
+    input: Tensor,
+    weight: Tensor,
+    response: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    attention: Tensor | None = None,
+) -> Tensor:
+    """Convolution at learned real positions of every input channel.
+
+    ``O(x) = sum_c sum_y a_y(x) f_c(x + y) w_c(y)``, ``f_c(x + y) = sum_s G_c(s, y) f_c(x + s)``.
+
+    Args:
+        input: ``(N, C, H, W)``.
+        weight: ``(out, C / groups, points)``.
+        response: ``G``, ``(C, points, rows, columns)``, from :func:`dke_response`.
+        stride, dilation: rows and columns each.
+        padding: of the window.
+        groups: as ``F.conv2d``.
+        attention: ``a``, ``(N, points, H', W')``.
+
+    Returns:
+        Tensor: ``(N, out, H', W')``.
+    """
+    columns = im2col(input, response.shape[2:], stride, padding, dilation)
+    values = torch.einsum("cps,ncshw->ncphw", response.flatten(2), columns)
+    if attention is not None:
+        values = values * attention[:, None]
+    values = values.unflatten(1, (groups, -1))
+    weight = weight.unflatten(0, (groups, -1))
+    return torch.einsum("gocp,ngcphw->ngohw", weight, values).flatten(1, 2)
+
+
+def associate_kernels(
+    weight: Tensor, super_weight: Tensor, association: int, dilation: Sequence[int], skip: bool
+) -> Tensor:
+    """Kernels convolved with their neighbours on a sheet (Convolution of Convolution).
+
+    Every ``association ** 2`` kernels are laid side by side, ``(co a a) ci kh kw -> ci co (a kh)
+    (a kw)``, missing ones as zeros; each super layer convolves a sheet with the sheet's own super
+    kernel, shared over ``ci``; the sheet is cut back.
+
+    Args:
+        weight: ``(out, in / groups, kH, kW)``.
+        super_weight: ``(layers, sheets, rows, columns)``, odd sides.
+        association: kernels on a side of a sheet.
+        dilation: of the super kernels, rows and columns.
+        skip: whether a super layer adds its input.
+
+    Returns:
+        Tensor: as ``weight``.
+    """
+    out, per_group, rows, columns = weight.shape
+    a, sheets = association, super_weight.shape[1]
+    missing = weight.new_zeros(sheets * a * a - out, per_group, rows, columns)
+    picture = torch.cat([weight, missing]).reshape(sheets, a, a, per_group, rows, columns)
+    picture = picture.permute(3, 0, 1, 4, 2, 5).reshape(per_group, sheets, a * rows, a * columns)
+    padding = [d * (n // 2) for d, n in zip(dilation, super_weight.shape[2:], strict=True)]
+    for kernel in super_weight:
+        moved = F.conv2d(picture, kernel[:, None], None, 1, padding, tuple(dilation), sheets)
+        picture = picture + moved if skip else moved
+    picture = picture.reshape(per_group, sheets, a, rows, a, columns).permute(1, 2, 4, 0, 3, 5)
+    return picture.reshape(-1, per_group, rows, columns)[:out]
+
+
+def standardize(weight: Tensor, gain: Tensor, mean: Tensor) -> Tensor:
+    """``gain (W - mean(W)) / sqrt(var(W) + 1e-5) + mean``, filter by filter; both ``(out,)``."""
+    flat = weight.flatten(1)
+    centred = flat - flat.mean(1, keepdim=True)
+    scale = (flat.var(1, correction=0, keepdim=True) + STANDARDIZE_EPS).sqrt()
+    return (gain[:, None] * centred / scale + mean[:, None]).view_as(weight)
+
+
+def orthogonalize(weight: Tensor, steps: int) -> Tensor:
+    """Nearest kernel whose flattened filters are orthonormal, ``(V V^T)^(-1/2) V``.
+
+    By Newton-Schulz: ``Z = V / |V V^T|^(1/2)``, then ``Z <- 3/2 Z - 1/2 Z Z^T Z``.
+    """
+    z = weight.flatten(1)
+    z = z / (z @ z.T).norm().sqrt()
+    for _ in range(steps):
+        z = 1.5 * z - 0.5 * (z @ z.T) @ z
+    return z.view_as(weight)
+
+
+def drconv2d(
+    input: Tensor,
+    guide: Tensor,
+    filters: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """Convolution with the filter of each location's region (Chen et al. 2021, Eq. 3-8).
+
+    Forward, location x uses filter ``argmax_t F_t(x)``. Backward, ``softmax(F)`` stands in for the
+    one-hot mask: its gradient is ``<dL/dO(x), response of filter t at x>``.
+
+    Args:
+        input: ``(N, C, H, W)``.
+        guide: ``F``, ``(N, regions, H', W')``.
+        filters: ``(N, regions, out, C / groups, kH, kW)``.
+        stride, padding, dilation: rows and columns each.
+        groups: as ``F.conv2d``.
+
+    Returns:
+        Tensor: ``(N, out, H', W')``.
+    """
+    columns = im2col(input, filters.shape[4:], stride, padding, dilation).unflatten(1, (groups, -1))
+    filters = filters.flatten(4).unflatten(2, (groups, -1))
+    responses = torch.einsum("ngckhw,ntgock->ntgohw", columns, filters).flatten(2, 3)
+    soft = guide.softmax(1)
+    hard = F.one_hot(guide.argmax(1), guide.shape[1]).movedim(-1, 1).to(soft.dtype)
+    mask = hard + soft - soft.detach()
+    return (mask[:, :, None] * responses).sum(1)
+
+
+def condconv2d(
+    input: Tensor,
+    experts: Tensor,
+    routing: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """Convolution of each image with its own mixture of expert kernels (Yang et al. 2019).
+
+    Args:
+        input: ``(N, C, H, W)``.
+        experts: ``(E, out, C / groups, kH, kW)``.
+        routing: ``(N, E)``.
+        stride, padding, dilation, groups: as ``F.conv2d``.
+
+    Returns:
+        Tensor: ``(N, out, H', W')``.
+    """
+    images = [
+        F.conv2d(
+            image[None],
+            torch.einsum("e,eocuv->ocuv", shares, experts),
+            None,
+            tuple(stride),
+            tuple(padding),
+            tuple(dilation),
+            groups,
+        )
+        for image, shares in zip(input, routing, strict=True)
+    ]
+    return torch.cat(images)

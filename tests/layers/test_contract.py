@@ -10,7 +10,14 @@ from mmcv.cnn import ConvModule, build_conv_layer
 from mmengine.model import initialize
 from torch import nn
 
-from mmlearnconv.layers import DCLSConv2d
+from mmlearnconv.layers import (
+    CoCConv2d,
+    CondConv2d,
+    DCLSConv2d,
+    DeformableKernelConv2d,
+    DKEConv2d,
+    DRConv2d,
+)
 from mmlearnconv.layers.base import report_plain_loads
 
 # type name in conv_cfg, class, options
@@ -18,8 +25,40 @@ LAYERS = {
     "DCLS": ("DCLS", DCLSConv2d, {}),
     "DCLS-gauss": ("DCLS", DCLSConv2d, dict(interpolation="gauss")),
     "DCLS-triangle": ("DCLS", DCLSConv2d, dict(interpolation="triangle")),
+    "DK-local": ("DK", DeformableKernelConv2d, dict(mode="local")),
+    "DK-global": ("DK", DeformableKernelConv2d, dict(mode="global")),
+    "DK-data": ("DK", DeformableKernelConv2d, dict(mode="global", data_offset=True)),
+    "DK-experts": ("DK", DeformableKernelConv2d, dict(mode="local", num_experts=3)),
+    "DKE": ("DKE", DKEConv2d, {}),
+    "DKE-static": ("DKE", DKEConv2d, dict(attention=False)),
+    "ACU": (
+        "ACU",
+        DKEConv2d,
+        dict(interpolation="bilinear", shared_positions=True, attention=False),
+    ),
+    "CoC": ("CoC", CoCConv2d, {}),
+    "CoC-standardize": ("CoC", CoCConv2d, dict(normalize="standardize", super_layers=2)),
+    "CoC-no-skip": ("CoC", CoCConv2d, dict(association=3, skip=False, dilated=False)),
+    "ConvStnd": ("ConvStnd", CoCConv2d, dict(association=1, normalize="standardize")),
+    "CondConv": ("CondConv", CondConv2d, dict(num_experts=3)),
+    "DRConv": ("DRConv", DRConv2d, dict(regions=3)),
+    "DRConv-general": ("DRConv", DRConv2d, dict(regions=3, hidden_channels=6)),
 }
 LAYER = pytest.mark.parametrize(("name", "layer", "options"), LAYERS.values(), ids=LAYERS.keys())
+
+
+def whole(layer, kernel_size):
+    """The option that gives every cell of the plain kernel an element."""
+    return dict(kernel_count=kernel_size[0] * kernel_size[1]) if layer is DCLSConv2d else {}
+
+
+def tolerance(layer, options):
+    """Relative error of a layer that took over a plain kernel, in float64."""
+    if layer is DCLSConv2d and options.get("interpolation") == "gauss":
+        return 5e-3
+    if layer is DKEConv2d and options.get("interpolation", "gauss") == "gauss":
+        return 1e-3
+    return 1e-10
 
 
 def geometries(count):
@@ -60,14 +99,13 @@ def test_output_shape_is_conv2d_s(name, layer, options, geometry):
 @LAYER
 @pytest.mark.parametrize("geometry", list(geometries(24)), ids=str)
 def test_takes_over_a_plain_convolution(name, layer, options, geometry):
-    """The grid's elements hold the plain kernel, whatever the padding around it does."""
+    """With an element for every cell, whatever the padding around the kernel does."""
     plain = nn.Conv2d(**geometry).double()
-    cells = plain.kernel_size[0] * plain.kernel_size[1]
-    swapped = layer(**geometry, **options, kernel_count=cells).double()
+    swapped = layer(**geometry, **options, **whole(layer, plain.kernel_size)).double()
     swapped.load_state_dict(plain.state_dict())
     x = torch.randn(2, 4, 23, 25, dtype=torch.double)
     error = (swapped(x) - plain(x)).norm() / plain(x).norm()
-    assert error < (5e-3 if options.get("interpolation") == "gauss" else 1e-10)
+    assert error < tolerance(layer, options)
 
 
 @LAYER
@@ -97,9 +135,19 @@ def test_is_built_by_class(name, layer, options):
     assert isinstance(build_conv_layer(dict(type=layer, **options), 4, 4, 3), layer)
 
 
-@pytest.mark.parametrize("name", ["DCLS"])
-def test_kernel_size_one_is_plain(name):
-    conv = build_conv_layer(dict(type=name, kernel_count=3), 4, 6, 1, stride=2, bias=False)
+@pytest.mark.parametrize(
+    "cfg",
+    [
+        dict(type="DCLS", kernel_count=3),
+        dict(type="CoC", association=3),
+        dict(type="ConvStnd"),
+        dict(type="ConvOrth"),
+        dict(type="ACU"),
+    ],
+    ids=str,
+)
+def test_kernel_size_one_is_plain(cfg):
+    conv = build_conv_layer(cfg, 4, 6, 1, stride=2, bias=False)
     assert type(conv) is nn.Conv2d
     assert (conv.in_channels, conv.out_channels, conv.stride, conv.bias) == (4, 6, (2, 2), None)
 
@@ -108,7 +156,7 @@ def test_kernel_size_one_is_plain(name):
 @pytest.mark.parametrize("mode", ["reflect", "replicate", "zero"])
 def test_explicit_padding_of_conv_module(name, layer, options, mode):
     """ConvModule pads by itself and hands the layer padding 0; zeros lie beyond that."""
-    cfg = dict(type=name, kernel_count=9, **options)
+    cfg = dict(type=name, **options, **whole(layer, (3, 3)))
     ours = ConvModule(4, 4, 3, padding=1, padding_mode=mode, conv_cfg=cfg, act_cfg=None)
     plain = ConvModule(4, 4, 3, padding=1, padding_mode=mode, act_cfg=None)
     ours.load_state_dict(plain.state_dict())
@@ -148,7 +196,19 @@ def test_autocast(name, layer, options, dtype):
     assert all(p.grad.isfinite().all() for p in conv.parameters())
 
 
-@LAYER
+STATIC = pytest.mark.parametrize(
+    ("name", "layer", "options"),
+    [row for row in LAYERS.values() if row[1](2, 2, 3, **row[2]).is_static],
+    ids=str,
+)
+DYNAMIC = pytest.mark.parametrize(
+    ("name", "layer", "options"),
+    [row for row in LAYERS.values() if not row[1](2, 2, 3, **row[2]).is_static],
+    ids=str,
+)
+
+
+@STATIC
 def test_translation_of_the_input_translates_the_output(name, layer, options):
     conv = layer(2, 2, 3, padding=1, **options).double()
     x = torch.zeros(1, 2, 31, 31, dtype=torch.double)
@@ -157,12 +217,19 @@ def test_translation_of_the_input_translates_the_output(name, layer, options):
     torch.testing.assert_close(moved, conv(x).roll((3, -2), (2, 3)))
 
 
-@LAYER
+@DYNAMIC
+def test_no_dense_form_of_a_dynamic_layer(name, layer, options):
+    with pytest.raises(ValueError, match=layer.__name__):
+        layer(4, 4, 3, **options).to_dense()
+
+
+@STATIC
 def test_to_dense(name, layer, options):
     for geometry in geometries(24):
         conv = layer(**geometry, **options)
         x = torch.randn(1, 4, 23, 25)
-        if geometry.get("padding_mode", "zeros") != "zeros":
+        wider = conv.dense_kernel().shape[2:] != conv.kernel_size
+        if wider and conv.padding_mode != "zeros":
             with pytest.raises(ValueError, match="padding"):
                 conv.to_dense()
             continue
@@ -191,6 +258,7 @@ def test_one_line_reports_a_plain_load(name, layer, options):
     )
     messages = captured(lambda: (model.load_state_dict(plain.state_dict()), report_plain_loads()))
     assert len(messages) == 1
+    model[0].eval()
     assert messages[0].startswith(f"2 {layer.__name__} layers set from plain convolution weights")
     assert captured(lambda: model(torch.randn(1, 3, 9, 9))) == []
 
@@ -215,10 +283,11 @@ def test_init_cfg_for_conv2d_keeps_its_scale(name, layer, options):
     initialize(model, dict(type="Normal", layer="Conv2d", std=0.01, bias=0.5))
     conv = model[0].conv
     assert (conv.bias == 0.5).all()
-    norm = conv.dense_kernel().norm() if conv.is_static else None
-    plain = 0.01 * (64 * 32 * 9) ** 0.5
-    assert norm is None or abs(norm / plain - 1) < 0.1
+    noise = torch.randn(8, 32, 20, 20)
+    response = (conv(noise) - 0.5)[..., 4:-4, 4:-4].std()
+    assert abs(response / (0.01 * (32 * 9) ** 0.5) - 1) < 0.1
     initialize(model, dict(type="Constant", layer="Conv2d", val=0))
+    assert conv.bias.abs().max() == 0
     assert conv(torch.randn(1, 32, 5, 5)).abs().max() == 0
 
 
@@ -259,7 +328,8 @@ def test_wrong_arguments_are_named(name, layer, options, wrong, error):
 def test_compiles_without_a_break(name, layer, options, groups):
     conv = layer(8, 8, 7, padding=3, groups=groups, **options)
     x = torch.randn(2, 8, 20, 20)
-    compiled = torch.compile(conv, backend="aot_eager", fullgraph=True)
+    # Region-aware convolution sorts locations by region, with a size a region.
+    compiled = torch.compile(conv, backend="aot_eager", fullgraph=layer is not DRConv2d)
     torch.testing.assert_close(compiled(x), conv(x), rtol=1e-4, atol=1e-5)
     compiled(x).sum().backward()
     grads = [p.grad.clone() for p in conv.parameters()]

@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+from mmcv.cnn import build_conv_layer
 from torch import nn
 
 from mmlearnconv.layers import DCLSConv2d
@@ -230,3 +231,81 @@ def test_half_precision_keeps_positions_exact():
     kernel = conv.dense_kernel()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(conv.dense_kernel(), kernel)
+
+
+# type name, plain layer, the kernel to replace, a window along the learned axes, input
+BEYOND_2D = {
+    "DCLS1d": (nn.Conv1d, (3,), (7,), (20,)),
+    "DCLS2_1d": (nn.Conv2d, (3, 5), (9,), (9, 14)),
+    "DCLS3d": (nn.Conv3d, (3, 1, 3), (5, 3, 7), (8, 9, 7)),
+    "DCLS3_1d": (nn.Conv3d, (2, 3, 3), (7,), (8, 9, 7)),
+    "DCLS3_2d": (nn.Conv3d, (3, 2, 3), (6, 5), (8, 9, 7)),
+}
+
+
+@pytest.mark.parametrize("name", BEYOND_2D)
+@pytest.mark.parametrize("interpolation", ["bilinear", "gauss", "triangle"])
+@pytest.mark.parametrize("groups", [1, 4])
+def test_other_dimensions_take_over_a_plain_convolution(name, interpolation, groups):
+    plain_type, kernel_size, window, size = BEYOND_2D[name]
+    geometry = dict(stride=2, padding=1, dilation=2, groups=groups)
+    plain = plain_type(4, 4, kernel_size, **geometry).double()
+    learned = len(window)
+    cells = torch.Size(kernel_size[-learned:]).numel()
+    options = dict(dilated_kernel_size=window, kernel_count=cells, interpolation=interpolation)
+    conv = build_conv_layer(dict(type=name, **options), 4, 4, kernel_size, **geometry).double()
+    x = torch.randn(2, 4, *size, dtype=torch.double)
+    assert conv(x).shape == plain(x).shape
+    conv.load_state_dict(plain.state_dict())
+    error = (conv(x) - plain(x)).norm() / plain(x).norm()
+    assert error < (5e-3 if interpolation == "gauss" else 1e-10)
+    torch.testing.assert_close(conv.to_dense()(x), conv(x))
+    assert type(conv.to_dense()) is plain_type
+
+
+def test_1d_and_3d_equal_the_authors_package():
+    modules = pytest.importorskip("DCLS.construct.modules")
+    # In three dimensions the package's axes are (0, 2, 1) in v0 and reversed in the other versions.
+    for ours_name, theirs_type, dims, version, axes in (
+        ("DCLS1d", modules.Dcls1d, 1, "gauss", [0]),
+        ("DCLS3d", modules.Dcls3d, 3, "v0", [0, 2, 1]),
+        ("DCLS3d", modules.Dcls3d, 3, "v1", [2, 1, 0]),
+    ):
+        theirs = theirs_type(
+            4, 4, kernel_count=5, padding=3, dilated_kernel_size=7, version=version
+        ).double()
+        cfg = dict(type=ours_name, kernel_count=5, dilated_kernel_size=7, **VERSIONS[version])
+        ours = build_conv_layer(cfg, 4, 4, 3, padding=1).double()
+        ours.weight.data.copy_(theirs.weight)
+        ours.positions.data.copy_(theirs.P[axes])
+        ours.bias.data.copy_(theirs.bias)
+        x = torch.randn(2, 4, *(6,) * dims, dtype=torch.double)
+        torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("version", ["v1", "gauss", "max"])
+def test_3_1d_equals_the_authors_package(version):
+    modules = pytest.importorskip("DCLS.construct.modules")
+    theirs = modules.Dcls3_1d(
+        4,
+        4,
+        kernel_count=2,
+        padding=(1, 1, 3),
+        dense_kernel_size=(3, 3),
+        dilated_kernel_size=7,
+        version=version,
+    ).double()
+    cfg = dict(type="DCLS3_1d", kernel_count=2, dilated_kernel_size=7, **VERSIONS[version])
+    ours = build_conv_layer(cfg, 4, 4, 3, padding=1).double()
+    ours.weight.data.copy_(theirs.weight.flatten(1, 3))
+    ours.positions.data.copy_(theirs.P.flatten(2, 4))
+    ours.bias.data.copy_(theirs.bias)
+    if theirs.SIG is not None:
+        ours.width.data.copy_(theirs.SIG.flatten(2, 4))
+    x = torch.randn(2, 4, 5, 6, 7, dtype=torch.double)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=1e-6)
+
+
+def test_learned_axes_are_checked():
+    with pytest.raises(ValueError, match="learned_axes"):
+        DCLSConv2d(4, 4, 3, learned_axes=(2,))

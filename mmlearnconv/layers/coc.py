@@ -1,0 +1,184 @@
+"""CoC: convolution of convolution, kernels that collaborate on a sheet; and its baselines.
+
+Li, Wu, Zhao: Convolution of Convolution: Let Kernels Collaborate Spatially. CVPR 2022.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from ..ops import associate_kernels, orthogonalize, standardize
+from ..ops.reference import STANDARDIZE_EPS
+from ..registry import CONV_LAYERS
+from .base import LearnableConv2d, plain_if_pointwise, positive_int, relative_error
+
+NORMALIZATIONS = (None, "standardize", "orthogonalize")
+
+
+@CONV_LAYERS.register_module()
+class CoCConv2d(LearnableConv2d):
+    r"""Convolution whose kernels are convolved with their neighbours first.
+
+    Every ``association`` :math:`^2` kernels lie side by side on a sheet, which a super kernel of
+    its own, shared over the input channels, runs over; the sheet is cut back into kernels:
+    :math:`K = \xi^{-1}(s * \xi(W) + \xi(W))`, and K is convolved with the input. Kernels that a
+    last sheet lacks count as zeros.
+
+    Parameters: ``weight`` (out, in / groups, kH, kW) and ``super_weight`` (layers, sheets, rows,
+    columns), which starts at zero with ``skip`` and at the identity without, so that training
+    starts from the plain convolution; with ``normalize='standardize'`` also ``gain`` and ``mean``
+    (out).
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
+            padding_mode: as ``nn.Conv2d``.
+        association: kernels on a side of a sheet; 1 for no association. Default: 2.
+        super_layers: super convolutions one after the other. Default: 1.
+        skip: whether a super convolution adds its input. Default: ``True``.
+        dilated: super kernels of 3x3 with dilation 2 for 3x3 kernels, 5x5 with dilation 2 for 5x5
+            and with dilation 3 for 7x7; if ``False``, two cells larger than the kernel, undilated.
+            Default: ``True``.
+        normalize: ``None``, ``'standardize'`` (each filter's mean and deviation are ``mean`` and
+            ``gain``) or ``'orthogonalize'`` (the flattened filters are orthonormal). Default:
+            ``None``.
+        orthogonal_steps: Newton-Schulz steps of ``'orthogonalize'``. Default: 10.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ValueError: an argument outside what is allowed, or more filters than a filter has numbers
+            with ``'orthogonalize'``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] | str = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        *,
+        association: int = 2,
+        super_layers: int = 1,
+        skip: bool = True,
+        dilated: bool = True,
+        normalize: str | None = None,
+        orthogonal_steps: int = 10,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+        )
+        self.association = positive_int("association", association)
+        self.super_layers = positive_int("super_layers", super_layers)
+        self.orthogonal_steps = positive_int("orthogonal_steps", orthogonal_steps)
+        self.skip = skip
+        if normalize not in NORMALIZATIONS:
+            raise ValueError(f"normalize: {normalize!r}; allowed are {NORMALIZATIONS}")
+        self.normalize = normalize
+        self.weight = nn.Parameter(torch.empty(self.plain_shape))
+        numbers = self.weight[0].numel()
+        if normalize == "orthogonalize" and out_channels > numbers:
+            raise ValueError(
+                f"normalize: 'orthogonalize' needs out_channels <= in_channels / groups * kernel "
+                f"cells, and {out_channels} > {in_channels // groups} * "
+                f"{self.kernel_size[0]} * {self.kernel_size[1]} = {numbers}"
+            )
+        if association > 1:
+            sides, self.super_dilation = zip(
+                *(_super_side(k, dilated) for k in self.kernel_size), strict=True
+            )
+            sheets = -(-out_channels // association**2)
+            self.super_weight = nn.Parameter(torch.empty(super_layers, sheets, *sides))
+        else:
+            self.register_parameter("super_weight", None)
+        if normalize == "standardize":
+            self.gain = nn.Parameter(torch.empty(out_channels))
+            self.mean = nn.Parameter(torch.empty(out_channels))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the weights and bias as ``nn.Conv2d`` does, and start from that function."""
+        plain = self._plain_twin()
+        self.init_from_plain(plain.weight.data)
+        if self.bias is not None:
+            self.bias.data.copy_(plain.bias.data)
+
+    @torch.no_grad()
+    def init_from_plain(self, weight: Tensor) -> None:
+        """The plain kernel's function, or its orthogonalised one."""
+        self.weight.copy_(weight)
+        if self.super_weight is not None:
+            self.super_weight.zero_()
+            if not self.skip:
+                rows, columns = self.super_weight.shape[2:]
+                self.super_weight[:, :, rows // 2, columns // 2] = 1
+        if self.normalize == "standardize":
+            flat = weight.flatten(1)
+            self.mean.copy_(flat.mean(1))
+            self.gain.copy_((flat.var(1, correction=0) + STANDARDIZE_EPS).sqrt())
+
+    def set_from_plain(self, weight: Tensor) -> list[tuple[LearnableConv2d, float]]:
+        """Exact, but for ``'orthogonalize'``, which no plain kernel survives."""
+        if self.normalize == "orthogonalize":
+            raise ValueError(
+                "a plain kernel's filters are not orthonormal: normalize='orthogonalize' cannot "
+                "compute the same function; train it from the start, or use another normalize"
+            )
+        self.init_from_plain(weight)
+        return [(self, relative_error(self.dense_kernel(), weight))]
+
+    def dense_kernel(self) -> Tensor:
+        """The associated and normalised kernel, ``(out, in / groups, kH, kW)``."""
+        kernel = self.weight
+        if self.super_weight is not None:
+            kernel = associate_kernels(
+                kernel, self.super_weight, self.association, self.super_dilation, self.skip
+            )
+        if self.normalize == "standardize":
+            kernel = standardize(kernel, self.gain, self.mean)
+        elif self.normalize == "orthogonalize":
+            kernel = orthogonalize(kernel, self.orthogonal_steps)
+        return kernel
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve ``(N, in_channels, H, W)`` to ``nn.Conv2d``'s ``(N, out_channels, H', W')``."""
+        # Kernels are made in the parameters' precision: orthonormal to a few digits more.
+        with torch.autocast(input.device.type, enabled=False):
+            kernel = self.dense_kernel()
+        return self._convolve(input, kernel)
+
+    def extra_repr(self) -> str:
+        parts = [super().extra_repr()]
+        if self.super_weight is not None:
+            parts.append(f"association={self.association}, super_layers={self.super_layers}")
+        if self.normalize:
+            parts.append(f"normalize={self.normalize!r}")
+        return ", ".join(parts)
+
+
+def _super_side(kernel_size: int, dilated: bool) -> tuple[int, int]:
+    """Size and dilation of a super kernel along one side; odd, so that a sheet keeps its size."""
+    if not dilated:
+        return kernel_size + 2 - (kernel_size % 2 == 0), 1
+    size = 3 if kernel_size <= 3 else 5
+    return size, max(1, round((2 * kernel_size - 2) / (size - 1)))
+
+
+CONV_LAYERS.register_module("CoC", module=plain_if_pointwise(CoCConv2d))
+
+
+# The paper's baselines: normalised kernels that do not collaborate.
+for _name, _normalize in (("ConvStnd", "standardize"), ("ConvOrth", "orthogonalize")):
+    CONV_LAYERS.register_module(
+        _name, module=plain_if_pointwise(CoCConv2d, association=1, normalize=_normalize)
+    )

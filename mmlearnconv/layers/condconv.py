@@ -1,0 +1,119 @@
+"""CondConv: conditionally parameterised convolution, a baseline of several papers.
+
+Yang, Bender, Le, Ngiam: CondConv: Conditionally Parameterized Convolutions for Efficient Inference.
+NeurIPS 2019. https://arxiv.org/abs/1904.04971
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..ops import condconv2d
+from ..registry import CONV_LAYERS
+from .base import LearnableConv2d, positive_int, relative_error
+
+
+def route(input: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    r"""Shares of the experts by image, :math:`\sigma(R\,\mathrm{GAP}(x))`, ``(N, experts)``."""
+    return F.linear(input.mean((2, 3)), weight, bias).sigmoid()
+
+
+def split_into_experts(weight: Tensor, experts: int) -> Tensor:
+    """Kernels whose mixture by a half each is ``weight``, different so that they can part ways."""
+    # A share of a half each sums to experts / 2; differences from their mean cancel.
+    difference = torch.randn(experts, *weight.shape, dtype=weight.dtype, device=weight.device)
+    difference = (difference - difference.mean(0)) * weight.std(correction=0) * 0.1
+    return (weight + difference) * (2 / experts)
+
+
+@CONV_LAYERS.register_module()
+class CondConv2d(LearnableConv2d):
+    r"""Convolution whose kernel is a mixture of experts chosen by the image.
+
+    :math:`O = (\sum_e r_e W_e) * x,\; r = \sigma(R\,\mathrm{GAP}(x))`.
+
+    Parameters: ``weight`` (experts, out, in / groups, kH, kW), ``routing_weight`` (experts, in) and
+    ``routing_bias`` (experts), which start at zero: a half of each expert.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
+            padding_mode: as ``nn.Conv2d``.
+        num_experts: kernels to mix. Default: 8.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ValueError: an argument outside what is allowed.
+    """
+
+    is_static = False
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] | str = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        *,
+        num_experts: int = 8,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+        )
+        self.num_experts = positive_int("num_experts", num_experts)
+        self.weight = nn.Parameter(torch.empty(num_experts, *self.plain_shape))
+        self.routing_weight = nn.Parameter(torch.empty(num_experts, in_channels))
+        self.routing_bias = nn.Parameter(torch.empty(num_experts))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw every expert as ``nn.Conv2d`` does."""
+        for expert in self.weight.data:
+            nn.init.kaiming_uniform_(expert, a=math.sqrt(5))
+        if self.bias is not None:
+            self.bias.data.copy_(self._plain_twin().bias.data)
+        nn.init.zeros_(self.routing_weight)
+        nn.init.zeros_(self.routing_bias)
+
+    @torch.no_grad()
+    def set_from_plain(self, weight: Tensor) -> list[tuple[LearnableConv2d, float]]:
+        """Exact: every image's mixture is the plain kernel at the start."""
+        self.weight.copy_(split_into_experts(weight, self.num_experts))
+        self.routing_weight.zero_()
+        self.routing_bias.zero_()
+        return [(self, relative_error(self.weight.mean(0) * self.num_experts / 2, weight))]
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve ``(N, in_channels, H, W)`` to ``nn.Conv2d``'s ``(N, out_channels, H', W')``."""
+        routing = route(input, self.routing_weight, self.routing_bias)
+        input, padding = self._padded(input)
+        output = condconv2d(
+            input,
+            self.weight,
+            routing,
+            self.stride,
+            padding,
+            self.dilation,
+            self.groups,
+        )
+        return self._add_bias(output)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, num_experts={self.num_experts}"
+
+
+CONV_LAYERS.register_module("CondConv", module=CondConv2d)

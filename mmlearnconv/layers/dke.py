@@ -1,0 +1,259 @@
+"""DKE: differentiable kernel evolution, kernels whose taps move; and the active convolution unit.
+
+Differentiable Kernel Evolution. ICCV 2019. Active convolution: Jeon, Kim, CVPR 2017,
+https://arxiv.org/abs/1703.09076
+"""
+
+import math
+from itertools import product
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..ops import dke_conv2d, dke_response
+from ..registry import CONV_LAYERS
+from .base import LearnableConv2d, plain_if_pointwise, positive_int, relative_error
+
+INTERPOLATIONS = ("gauss", "bilinear")
+POSITION_INITS = ("normal", "grid")
+# A Gaussian smooths, so a swap starts with a sharp one.
+SWAP_ALPHA = 10.0
+
+
+@CONV_LAYERS.register_module()
+class DKEConv2d(LearnableConv2d):
+    r"""Convolution with learned, real positions of the taps, a set for every input channel.
+
+    :math:`O(x) = \sum_c \sum_y a_y(x) f_c(x + y) w_c(y) + b`, the value at a real position
+    interpolated over the cells within ``radius``: :math:`f_c(x + y) = \sum_s G(s, y) f_c(x + s)`,
+    :math:`G = e^{-\alpha \lVert s - y \rVert^2} / C`, C the sum over these cells, constant in the
+    backward pass, so that :math:`\partial G / \partial y = 2 \alpha G (s - y)` (Eq. 13-15). The
+    scores a are a 1x1 convolution of the input at x, one at the start. With a dilation the lattice
+    of cells is dilated.
+
+    Parameters: ``weight`` (out, in / groups, points), ``positions`` (in, points, 2), row and column
+    in cells from the kernel's centre, clamped to ``position_limit`` after every optimizer step;
+    ``attention_weight`` (points, in) and ``attention_bias`` (points). Buffer: ``alpha``.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
+            padding_mode: as ``nn.Conv2d``.
+        points: taps a kernel. Default: the replaced kernel's cells.
+        interpolation: ``'gauss'`` or ``'bilinear'``. Default: ``'gauss'``.
+        alpha: sharpness of the Gaussian. Default: 2.
+        radius: cells that count, of the Gaussian. Default: 2.
+        shared_positions: whether all input channels have the same positions. Default: ``False``.
+        attention: whether to learn scores; without, the layer is static. Default: ``True``.
+        position_init: ``'normal'``, N(0, 1), or ``'grid'``, the replaced kernel's cells. Default:
+            ``'normal'``.
+        position_limit: bound of the positions on each axis, in cells. Default: 4, or the replaced
+            kernel's own reach where that is further.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ValueError: an argument outside what is allowed.
+    """
+
+    optim_policy = {"positions": dict(decay_mult=0.0)}
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] | str = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        *,
+        points: int | None = None,
+        interpolation: str = "gauss",
+        alpha: float = 2.0,
+        radius: float = 2.0,
+        shared_positions: bool = False,
+        attention: bool = True,
+        position_init: str = "normal",
+        position_limit: float | None = None,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+        )
+        for name, value, allowed in (
+            ("interpolation", interpolation, INTERPOLATIONS),
+            ("position_init", position_init, POSITION_INITS),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{name}: {value!r}; allowed are {allowed}")
+        for name, value, least in (("alpha", alpha, 0), ("radius", radius, math.sqrt(0.5))):
+            if not value > least:
+                raise ValueError(f"{name}: {value!r}; must be greater than {least:.3g}")
+        cells = self.kernel_size[0] * self.kernel_size[1]
+        self.points = cells if points is None else positive_int("points", points)
+        self.interpolation = interpolation
+        self.radius = float(radius)
+        self.position_init = position_init
+        reach = (max(self.kernel_size) - 1) / 2
+        self.position_limit = max(4.0, reach) if position_limit is None else float(position_limit)
+        if self.position_limit < 0:
+            raise ValueError(f"position_limit: {position_limit!r}; must not be negative")
+        # A window of the kernel's parity that holds every cell which a position in bounds reads.
+        far = self.position_limit + (self.radius if interpolation == "gauss" else 1)
+        self.window = tuple(
+            max(k, 2 * math.floor(far) + 1 if k % 2 else 2 * math.floor(far + 0.5))
+            for k in self.kernel_size
+        )
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, self.points))
+        sets = 1 if shared_positions else in_channels
+        self.positions = nn.Parameter(torch.empty(sets, self.points, 2))
+        self.register_buffer("alpha", torch.tensor(float(alpha)))
+        self.attention = attention
+        if attention:
+            self.attention_weight = nn.Parameter(torch.empty(self.points, in_channels))
+            self.attention_bias = nn.Parameter(torch.empty(self.points))
+        self.reset_parameters()
+
+    @property
+    def is_static(self) -> bool:
+        return not self.attention
+
+    def reset_parameters(self) -> None:
+        """Draw weights as ``nn.Conv2d`` does and the positions; scores of one."""
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        if self.bias is not None:
+            bound = 1 / math.sqrt(self.weight[0].numel())
+            nn.init.uniform_(self.bias, -bound, bound)
+        nn.init.normal_(self.positions)
+        if self.position_init == "grid":
+            kept = min(self.points, len(self._grid()))
+            self.positions.data[:, :kept] = self._grid()[:kept]
+        self.clamp_parameters()
+        self._neutral_attention()
+
+    def _neutral_attention(self) -> None:
+        if self.attention:
+            nn.init.zeros_(self.attention_weight)
+            nn.init.ones_(self.attention_bias)
+
+    def _grid(self) -> Tensor:
+        """The replaced kernel's cells, ``(kH * kW, 2)``, from its centre."""
+        sides = ([i - (k - 1) / 2 for i in range(k)] for k in self.kernel_size)
+        return torch.tensor(list(product(*sides)), device=self.positions.device)
+
+    @torch.no_grad()
+    def clamp_parameters(self) -> None:
+        self.positions.clamp_(-self.position_limit, self.position_limit)
+
+    @torch.no_grad()
+    def set_from_plain(self, weight: Tensor) -> list[tuple[LearnableConv2d, float]]:
+        """Points on the grid, a sharp Gaussian, and the nearest weights; scores of one.
+
+        Fewer points than cells take the cells where an input channel's kernels are largest.
+        """
+        kept = min(self.points, weight.shape[2] * weight.shape[3])
+        energy = weight.flatten(2).unflatten(0, (self.groups, -1)).square().sum(1).flatten(0, 1)
+        if len(self.positions) == 1:
+            energy = energy.sum(0, keepdim=True)
+        cells = energy.topk(kept, 1).indices.sort(1).values
+        self.positions[:, :kept] = self._grid().to(weight.dtype)[cells]
+        self.clamp_parameters()
+        if self.interpolation == "gauss":
+            self.alpha.fill_(SWAP_ALPHA)
+        self._neutral_attention()
+        # Least squares, for every input channel: gram (in, p, p), moment (in, p, out / groups).
+        response = self._response().double().expand(self.in_channels, -1, -1, -1)[:, :kept]
+        target = self._in_window(weight).double()
+        target = target.unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(0, 1)
+        response, target = response.flatten(2), target.flatten(2)
+        solved = torch.linalg.lstsq(response.mT, target.mT).solution
+        solved = solved.unflatten(0, (self.groups, -1)).permute(0, 3, 1, 2).flatten(0, 1)
+        self.weight.zero_()
+        self.weight[..., :kept] = solved.to(weight.dtype)
+        return [(self, relative_error(self._static_kernel(), self._in_window(weight)))]
+
+    def _in_window(self, weight: Tensor) -> Tensor:
+        vertical, horizontal = (
+            (s - k) // 2 for s, k in zip(self.window, self.kernel_size, strict=True)
+        )
+        return F.pad(weight, (horizontal, horizontal, vertical, vertical))
+
+    def _response(self) -> Tensor:
+        """G, ``(in or 1, points, rows, columns)``, in float32 also where the model is in half."""
+        dtype = torch.promote_types(self.positions.dtype, torch.float32)
+        positions, alpha = self.positions.to(dtype), self.alpha.to(dtype)
+        return dke_response(positions, self.window, self.interpolation, alpha, self.radius)
+
+    def _static_kernel(self) -> Tensor:
+        """The dense kernel at scores of one, ``(out, in / groups, *window)``."""
+        response = self._response().to(self.weight.dtype)
+        response = response.expand(self.in_channels, -1, -1, -1).unflatten(0, (self.groups, -1))
+        weight = self.weight.unflatten(0, (self.groups, -1))
+        return torch.einsum("gocp,gcpuv->gocuv", weight, response).flatten(0, 1)
+
+    def dense_kernel(self) -> Tensor:
+        """The kernel without attention, ``(out, in / groups, *window)``."""
+        if self.attention:
+            raise ValueError("DKEConv2d: with attention the kernel depends on the input")
+        return self._static_kernel()
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve ``(N, in_channels, H, W)`` to ``nn.Conv2d``'s ``(N, out_channels, H', W')``."""
+        if self.is_static and self.groups == self.in_channels == self.out_channels:
+            with torch.autocast(input.device.type, enabled=False):
+                kernel = self._static_kernel()
+            return self._convolve(input, kernel)
+        with torch.autocast(input.device.type, enabled=False):
+            response = self._response().to(self.weight.dtype)
+        padded, padding = self._padded(input, self._extra_padding(self.window))
+        response = response.expand(self.in_channels, -1, -1, -1)
+        output = dke_conv2d(
+            padded,
+            self.weight,
+            response,
+            self.stride,
+            padding,
+            self.dilation,
+            self.groups,
+            self._scores(padded, padding) if self.attention else None,
+        )
+        return self._add_bias(output)
+
+    def _scores(self, padded: Tensor, padding: tuple[int, int]) -> Tensor:
+        """a at the output locations: the input under the window's middle, zero outside the map."""
+        sides = []
+        for axis in (1, 0):
+            reach = self.dilation[axis] * (self.window[axis] - 1)
+            before = padding[axis] - reach // 2
+            sides += [before, padding[axis] - (reach - reach // 2)]
+        middle = F.pad(padded, sides)
+        weight = self.attention_weight[..., None, None]
+        return F.conv2d(middle, weight, self.attention_bias, self.stride)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{super().extra_repr()}, points={self.points}, interpolation={self.interpolation!r}, "
+            f"shared_positions={len(self.positions) == 1}, attention={self.attention}"
+        )
+
+
+CONV_LAYERS.register_module("DKE", module=DKEConv2d)
+CONV_LAYERS.register_module(
+    "ACU",
+    module=plain_if_pointwise(
+        DKEConv2d,
+        interpolation="bilinear",
+        shared_positions=True,
+        attention=False,
+        position_init="grid",
+    ),
+)

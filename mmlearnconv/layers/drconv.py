@@ -1,0 +1,204 @@
+"""DRConv: dynamic region-aware convolution.
+
+Chen, Wang, Guo, Zhang, Sun: Dynamic Region-Aware Convolution. CVPR 2021.
+https://arxiv.org/abs/2003.12243
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..ops import drconv2d, drconv2d_factorised
+from ..registry import CONV_LAYERS
+from .base import LearnableConv2d, positive_int, relative_error
+
+
+@CONV_LAYERS.register_module()
+class DRConv2d(LearnableConv2d):
+    r"""Convolution in which a guide picks one of m generated filters for every output location.
+
+    :math:`O(x) = W_{M(x)} * x,\; M(x) = \arg\max_t F_t(x)` (Eq. 3-5), the guide F a convolution of
+    the layer's own geometry; in the backward pass :math:`\mathrm{softmax}(F)` stands for the
+    one-hot mask (Eq. 6-8). Each image's filters come from its adaptive average pooling to the
+    kernel's size, a 1x1 convolution to ``hidden_channels``, a sigmoid, and a 1x1 convolution in m
+    groups. With m hidden channels filter t is :math:`v_t[o, c]\, \sigma_t(u, v) + b_t[o, c]`, v and
+    b the same for all images, and is never built.
+
+    Parameters: ``weight`` (out, in / groups, kH, kW), the base filter that all regions share;
+    ``guide_weight`` (m, in, kH, kW), ``guide_bias`` (m); ``hidden_weight`` (hidden, in),
+    ``hidden_bias`` (hidden); ``value`` (m, out, in / groups, hidden / m), ``offset`` (m, out, in /
+    groups).
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
+            padding_mode: as ``nn.Conv2d``.
+        regions: m. Default: 8.
+        base_weight: whether to add a learned static kernel to all filters; the generated ones then
+            start at zero. Default: ``True``.
+        hidden_channels: a multiple of ``regions``. Default: ``regions``.
+        own_guide: whether the layer makes its guide; if not, ``forward`` is given one. Default:
+            ``True``.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ValueError: an argument outside what is allowed.
+    """
+
+    is_static = False
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] | str = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        *,
+        regions: int = 8,
+        base_weight: bool = True,
+        hidden_channels: int | None = None,
+        own_guide: bool = True,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+        )
+        self.regions = positive_int("regions", regions)
+        hidden = regions if hidden_channels is None else hidden_channels
+        self.hidden_channels = positive_int("hidden_channels", hidden)
+        if hidden % regions:
+            raise ValueError(f"hidden_channels: {hidden}; must be a multiple of regions={regions}")
+        self.own_guide = own_guide
+        self.register_parameter(
+            "weight", nn.Parameter(torch.empty(self.plain_shape)) if base_weight else None
+        )
+        if own_guide:
+            self.guide_weight = nn.Parameter(torch.empty(regions, in_channels, *self.kernel_size))
+            self.guide_bias = nn.Parameter(torch.empty(regions))
+        self.hidden_weight = nn.Parameter(torch.empty(hidden, in_channels))
+        self.hidden_bias = nn.Parameter(torch.empty(hidden))
+        shape = (regions, *self.plain_shape[:2])
+        self.value = nn.Parameter(torch.empty(*shape, hidden // regions))
+        self.offset = nn.Parameter(torch.empty(shape))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the base filter, guide and pooling's convolution as ``nn.Conv2d`` does.
+
+        Generated filters start at zero beside a base filter, on its scale without one.
+        """
+        plain = self._plain_twin()
+        if self.bias is not None:
+            self.bias.data.copy_(plain.bias.data)
+        if self.own_guide:
+            nn.init.kaiming_uniform_(self.guide_weight, a=math.sqrt(5))
+            nn.init.zeros_(self.guide_bias)
+        nn.init.kaiming_uniform_(self.hidden_weight, a=math.sqrt(5))
+        nn.init.zeros_(self.hidden_bias)
+        if self.weight is not None:
+            self.weight.data.copy_(plain.weight.data)
+            self._zero_filters()
+        else:
+            bound = 1 / math.sqrt(plain.weight[0].numel())
+            # A sigmoid near one half: as large as the offset's part.
+            nn.init.uniform_(self.value, -2 * bound, 2 * bound)
+            nn.init.uniform_(self.offset, -bound, bound)
+
+    def _zero_filters(self) -> None:
+        nn.init.zeros_(self.value)
+        nn.init.zeros_(self.offset)
+
+    @torch.no_grad()
+    def set_from_plain(self, weight: Tensor) -> list[tuple[LearnableConv2d, float]]:
+        """Exact: the plain kernel is the base filter, or for 1x1 every region's offset."""
+        if self.weight is None and weight.shape[2:] != (1, 1):
+            raise ValueError(
+                f"without base_weight a region's {tuple(weight.shape[2:])} filter has one spatial "
+                "pattern and cannot hold a plain kernel; use base_weight=True"
+            )
+        self._zero_filters()
+        if self.weight is not None:
+            self.weight.copy_(weight)
+        else:
+            self.offset.copy_(weight[..., 0, 0])
+        return [(self, relative_error(weight, weight))]
+
+    def init_from_plain(self, weight: Tensor) -> None:
+        """The plain kernel's function; without a base filter its norm."""
+        if self.weight is not None or weight.shape[2:] == (1, 1):
+            self.set_from_plain(weight)
+            return
+        scale = weight.std(correction=0).item()
+        nn.init.normal_(self.value, std=2 * scale)
+        nn.init.normal_(self.offset, std=scale)
+
+    def guide(self, input: Tensor) -> Tensor:
+        """The layer's own guide, ``(N, regions, H', W')``."""
+        padded, padding = self._padded(input)
+        return F.conv2d(
+            padded, self.guide_weight, self.guide_bias, self.stride, padding, self.dilation
+        )
+
+    def forward(self, input: Tensor, guide: Tensor | None = None) -> Tensor:
+        """Convolve ``(N, in_channels, H, W)`` to ``nn.Conv2d``'s ``(N, out_channels, H', W')``.
+
+        Args:
+            input: the input.
+            guide: ``(N, regions, H', W')``, in place of the layer's own.
+
+        Raises:
+            ValueError: a guide is missing, or not wanted.
+        """
+        if (guide is None) != self.own_guide:
+            wants = "makes its own" if self.own_guide else "was built with own_guide=False"
+            raise ValueError(
+                f"guide: {'given' if guide is not None else 'missing'}, but it {wants}"
+            )
+        if guide is None:
+            guide = self.guide(input)
+        pooled = F.adaptive_avg_pool2d(input, self.kernel_size)
+        hidden = F.conv2d(pooled, self.hidden_weight[..., None, None], self.hidden_bias).sigmoid()
+        offset, base = self.offset, self.weight
+        if base is not None and self.kernel_size == (1, 1):
+            # A 1x1 base filter is an offset of all regions.
+            offset, base = offset + base[..., 0, 0], None
+        padded, padding = self._padded(input)
+        geometry = (self.stride, padding, self.dilation, self.groups)
+        if self.hidden_channels == self.regions:
+            output = drconv2d_factorised(
+                padded, guide, hidden, self.value[..., 0], offset, *geometry
+            )
+        else:
+            patterns = hidden.unflatten(1, (self.regions, -1))
+            filters = torch.einsum("toci,ntiuv->ntocuv", self.value, patterns)
+            filters = filters + offset[..., None, None]
+            output = drconv2d(padded, guide, filters, *geometry)
+        if base is not None:
+            return output + self._convolve(input, base)
+        return self._add_bias(output)
+
+    def extra_repr(self) -> str:
+        parts = [super().extra_repr(), f"regions={self.regions}"]
+        if self.weight is None:
+            parts.append("base_weight=False")
+        if self.hidden_channels != self.regions:
+            parts.append(f"hidden_channels={self.hidden_channels}")
+        if not self.own_guide:
+            parts.append("own_guide=False")
+        return ", ".join(parts)
+
+
+CONV_LAYERS.register_module("DRConv", module=DRConv2d)
