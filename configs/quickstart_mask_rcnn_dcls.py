@@ -21,7 +21,9 @@ model = dict(
         conv_cfg=dict(type="DCLS"),
         init_cfg=None,
     ),
-    neck=dict(in_channels=[32, 64, 128, 256], out_channels=64, num_outs=4),
+    neck=dict(
+        in_channels=[32, 64, 128, 256], out_channels=64, num_outs=4, norm_cfg=dict(type="BN")
+    ),
     rpn_head=dict(
         in_channels=64, feat_channels=64, anchor_generator=dict(scales=[6], strides=strides)
     ),
@@ -39,7 +41,7 @@ model = dict(
     test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=100)),
 )
 
-iterations = 600
+iterations = 700
 train_cfg = dict(type="IterBasedTrainLoop", max_iters=iterations, val_interval=iterations)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
