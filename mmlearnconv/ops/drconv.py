@@ -30,7 +30,10 @@ def drconv2d(
     columns = im2col(input, filters.shape[4:], *geometry)
     region = guide.argmax(1)
     own = region + regions * torch.arange(images, device=region.device)[:, None, None]
-    output = _RegionProduct.apply(columns, filters.flatten(0, 1).flatten(3), own, groups)
+    filters_of_all = filters.flatten(0, 1).flatten(3)
+    if not _wants_gradient(columns, filters_of_all, guide):
+        return region_product(columns, filters_of_all, own, groups)
+    output = _RegionProduct.apply(columns, filters_of_all, own, groups)
 
     def response(t: int) -> Tensor:
         one = filters[:, t]
@@ -83,7 +86,10 @@ def drconv2d_factorised(
         weighted = weighted + shares[:, tap, None] * seen
         plain = plain + seen
     filters = torch.stack([value, offset], 3)
-    output = _RegionProduct.apply(torch.stack([weighted, plain], 2), filters, region, groups)
+    features = torch.stack([weighted, plain], 2)
+    if not _wants_gradient(features, filters, guide):
+        return region_product(features, filters, region, groups)
+    output = _RegionProduct.apply(features, filters, region, groups)
 
     def response(t: int) -> Tensor:
         own = conv2d_per_image(
@@ -121,30 +127,55 @@ def _taps(
     return views
 
 
-class _RegionProduct(torch.autograd.Function):
+def _wants_gradient(*tensors: Tensor) -> bool:
+    # A trace, by which complexity is counted, does not see into a custom Function.
+    wants = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    return wants and not torch.jit.is_tracing()
+
+
+def region_product(features: Tensor, filters: Tensor, region: Tensor, groups: int) -> Tensor:
     """``O(x) = filters[region(x)] features(x)``, the locations of a region in one product.
 
-    ``features`` ``(N, C, K, H', W')``, ``filters`` ``(regions, out, C / groups, K)``, ``region``
-    ``(N, H', W')``; the output is ``(N, out, H', W')``.
+    Args:
+        features: ``(N, C, K, H', W')``.
+        filters: ``(regions, out, C / groups, K)``.
+        region: ``(N, H', W')``, numbers of filters.
+        groups: of channels.
+
+    Returns:
+        Tensor: ``(N, out, H', W')``.
     """
+    order, counts = _order(region, len(filters))
+    return _product_in_order(features, filters, order, counts, groups)
+
+
+def _order(region: Tensor, regions: int) -> tuple[Tensor, list[int]]:
+    """Locations sorted by region, and how many each region has."""
+    flat = region.flatten()
+    return flat.argsort(stable=True), flat.bincount(minlength=regions).tolist()
+
+
+def _product_in_order(
+    features: Tensor, filters: Tensor, order: Tensor, counts: list[int], groups: int
+) -> Tensor:
+    rows = _sorted_rows(features.flatten(1, 2), order, groups)
+    # (regions, g, C / g * K, out / g)
+    matrices = filters.flatten(2).unflatten(1, (groups, -1)).transpose(2, 3)
+    segments = zip(rows.split(counts, 1), matrices, counts, strict=True)
+    products = [torch.bmm(segment, matrix) for segment, matrix, count in segments if count]
+    output = torch.cat(products, 1) if products else rows.new_zeros(groups, 0, matrices.shape[3])
+    return _unsorted_map(output, order, features.shape[0], features.shape[3:])
+
+
+class _RegionProduct(torch.autograd.Function):
+    """:func:`region_product` with the gradients of features and filters."""
 
     @staticmethod
     def forward(ctx, features: Tensor, filters: Tensor, region: Tensor, groups: int) -> Tensor:
-        order = region.flatten().argsort(stable=True)
-        counts = region.flatten().bincount(minlength=len(filters)).tolist()
-        rows = _sorted_rows(features.flatten(1, 2), order, groups)
-        # (regions, g, C / g * K, out / g)
-        matrices = filters.flatten(2).unflatten(1, (groups, -1)).transpose(2, 3)
-        output = rows.new_empty(groups, len(order), matrices.shape[3])
-        begin = 0
-        for matrix, count in zip(matrices, counts, strict=True):
-            if count:
-                segment = slice(begin, begin + count)
-                torch.bmm(rows[:, segment], matrix, out=output[:, segment])
-                begin += count
+        order, counts = _order(region, len(filters))
         ctx.save_for_backward(features, filters, order)
         ctx.counts, ctx.groups = counts, groups
-        return _unsorted_map(output, order, features.shape[0], features.shape[3:])
+        return _product_in_order(features, filters, order, counts, groups)
 
     @staticmethod
     @torch.autograd.function.once_differentiable

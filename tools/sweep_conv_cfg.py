@@ -1,0 +1,245 @@
+"""Put each operator into every conv_cfg of shipped configs: build, train a step, predict, count.
+
+python tools/sweep_conv_cfg.py [--only SUBSTRING] [--operators DCLS DK ...] [--markdown]
+
+Prints a row a config: for every operator `BTPF` where it is built, trains a step with finite
+gradients, predicts, and has its multiply-adds counted; what fails stands behind in words.
+"""
+
+import argparse
+import inspect
+import sys
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.analysis import get_model_complexity_info
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.utils import get_installed_path
+from torch import nn
+
+from mmlearnconv.layers import LearnableConv
+
+OPERATORS = ("DCLS", "DK", "DKE", "CoC", "DRConv")
+MMDET = (
+    "faster_rcnn/faster-rcnn_r50_fpn_1x_coco",
+    "faster_rcnn/faster-rcnn_r50-caffe-c4_ms-1x_coco",
+    "mask_rcnn/mask-rcnn_r50_fpn_1x_coco",
+    "mask_rcnn/mask-rcnn_x101-32x4d_fpn_1x_coco",
+    "cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco",
+    "hrnet/mask-rcnn_hrnetv2p-w18-1x_coco",
+    "res2net/faster-rcnn_res2net-101_fpn_2x_coco",
+    "resnest/faster-rcnn_s50_fpn_syncbn-backbone+head_ms-range-1x_coco",
+    "regnet/mask-rcnn_regnetx-3.2GF_fpn_1x_coco",
+    "pafpn/faster-rcnn_r50_pafpn_1x_coco",
+    "nas_fpn/retinanet_r50_nasfpn_crop640-50e_coco",
+    "libra_rcnn/libra-faster-rcnn_r50_fpn_1x_coco",
+    "double_heads/dh-faster-rcnn_r50_fpn_1x_coco",
+    "dynamic_rcnn/dynamic-rcnn_r50_fpn_1x_coco",
+    "grid_rcnn/grid-rcnn_r50_fpn_gn-head_1x_coco",
+    "point_rend/point-rend_r50-caffe_fpn_ms-1x_coco",
+    "ms_rcnn/ms-rcnn_r50-caffe_fpn_1x_coco",
+    "htc/htc-without-semantic_r50_fpn_1x_coco",
+    "sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco",
+    "detectors/cascade-rcnn_r50-rfp_1x_coco",
+    "retinanet/retinanet_r50_fpn_1x_coco",
+    "fcos/fcos_r50-caffe_fpn_gn-head_1x_coco",
+    "atss/atss_r50_fpn_1x_coco",
+    "gfl/gfl_r50_fpn_1x_coco",
+    "tood/tood_r50_fpn_1x_coco",
+    "vfnet/vfnet_r50_fpn_1x_coco",
+    "foveabox/fovea_r50_fpn_4xb4-1x_coco",
+    "free_anchor/freeanchor_r50_fpn_1x_coco",
+    "reppoints/reppoints-moment_r50_fpn_1x_coco",
+    "sabl/sabl-retinanet_r50_fpn_1x_coco",
+    "paa/paa_r50_fpn_1x_coco",
+    "yolact/yolact_r50_1xb8-55e_coco",
+    "solo/solo_r50_fpn_1x_coco",
+    "solov2/solov2_r50_fpn_1x_coco",
+    "condinst/condinst_r50_fpn_ms-poly-90k_coco_instance",
+    "yolo/yolov3_d53_8xb8-ms-608-273e_coco",
+    "yolo/yolov3_mobilenetv2_8xb24-ms-416-300e_coco",
+    "yolox/yolox_s_8xb8-300e_coco",
+    "rtmdet/rtmdet_tiny_8xb32-300e_coco",
+    "rtmdet/rtmdet-ins_tiny_8xb32-300e_coco",
+    "ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco",
+    "efficientnet/retinanet_effb3_fpn_8xb4-crop896-1x_coco",
+    "detr/detr_r50_8xb2-150e_coco",
+    "deformable_detr/deformable-detr_r50_16xb2-50e_coco",
+    "dino/dino-4scale_r50_8xb2-12e_coco",
+    "panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco",
+    "mask2former/mask2former_r50_8xb2-lsj-50e_coco",
+)
+MMSEG = (
+    "fcn/fcn_r50-d8_4xb2-40k_cityscapes-512x1024",
+    "pspnet/pspnet_r50-d8_4xb2-40k_cityscapes-512x1024",
+    "deeplabv3plus/deeplabv3plus_r50-d8_4xb2-40k_cityscapes-512x1024",
+    "upernet/upernet_r50_4xb2-40k_cityscapes-512x1024",
+    "hrnet/fcn_hr18_4xb2-40k_cityscapes-512x1024",
+    "mobilenet_v2/mobilenet-v2-d8_fcn_4xb2-80k_cityscapes-512x1024",
+    "unet/unet-s5-d16_fcn_4xb4-160k_cityscapes-512x1024",
+    "sem_fpn/fpn_r50_4xb2-80k_cityscapes-512x1024",
+    "resnest/resnest_s101-d8_fcn_4xb2-80k_cityscapes-512x1024",
+    "ocrnet/ocrnet_hr18_4xb2-40k_cityscapes-512x1024",
+)
+
+
+def accepts_conv_cfg(kind: Any) -> bool:
+    """Whether a component's constructor, or one that its ``**kwargs`` go to, takes conv_cfg."""
+    for base in inspect.getmro(kind) if inspect.isclass(kind) else ():
+        if "__init__" not in vars(base):
+            continue
+        parameters = inspect.signature(base.__init__).parameters.values()
+        if any(p.name == "conv_cfg" for p in parameters):
+            return True
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            return False
+    return False
+
+
+def put(model: Any, operator: str, path: str = "") -> list[str]:
+    """Set every conv_cfg that is plain; the dotted names of the components that take it."""
+    places = []
+    if isinstance(model, dict):
+        kind = model.get("type")
+        if isinstance(kind, str):
+            with MODELS.switch_scope_and_registry(None) as registry:
+                kind = registry.get(kind)
+        present = (model.get("conv_cfg") or {}).get("type", "Conv2d")
+        if accepts_conv_cfg(kind) and present in ("Conv2d", "Conv"):
+            model["conv_cfg"] = dict(type=operator)
+            places.append(path)
+        items = model.items()
+    elif isinstance(model, (list, tuple)):
+        items = enumerate(model)
+    else:
+        return places
+    for key, value in list(items):
+        if key not in ("train_cfg", "test_cfg", "init_cfg"):
+            places += put(value, operator, f"{path}.{key}".lstrip("."))
+    return places
+
+
+def forget_checkpoints(value: Any) -> None:
+    """Random weights: nothing can be downloaded here."""
+    if isinstance(value, dict):
+        value.pop("pretrained", None)
+        init = value.get("init_cfg")
+        if isinstance(init, dict) and init.get("type") == "Pretrained":
+            value["init_cfg"] = None
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            forget_checkpoints(item)
+
+
+def inputs(scope: str, model: nn.Module, cfg: Config, size: int, training: bool) -> dict:
+    if scope == "mmdet":
+        from mmdet.testing import demo_mm_inputs
+
+        return demo_mm_inputs(
+            2 if training else 1,
+            [[3, size, size]] * (2 if training else 1),
+            num_items=[3] * (2 if training else 1),
+            num_classes=20,
+            with_mask=True,
+            with_semantic="panoptic" in type(model).__name__.lower(),
+        )
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+
+    samples = []
+    for _ in range(2 if training else 1):
+        labels = torch.randint(0, 19, (1, size, size))
+        meta = dict(ori_shape=(size, size), img_shape=(size, size), pad_shape=(size, size))
+        samples.append(SegDataSample(gt_sem_seg=PixelData(data=labels), metainfo=meta))
+    images = [torch.randint(0, 255, (3, size, size), dtype=torch.uint8) for _ in samples]
+    return dict(inputs=images, data_samples=samples)
+
+
+def check(scope: str, name: str, operator: str, size: int = 128) -> tuple[str, str, list[str]]:
+    """Letters of what worked, the failure in words, and the components that took conv_cfg."""
+    init_default_scope(scope)
+    package = get_installed_path("mmdet" if scope == "mmdet" else "mmseg")
+    cfg = Config.fromfile(Path(package) / ".mim" / "configs" / f"{name}.py")
+    forget_checkpoints(cfg.model)
+    places = put(cfg.model, operator)
+    done = ""
+    try:
+        torch.manual_seed(0)
+        model = revert_sync_batchnorm(MODELS.build(cfg.model))
+        model.init_weights()
+        layers = [m for m in model.modules() if isinstance(m, LearnableConv)]
+        if not layers:
+            return done, "no convolution was replaced", places
+        done += "B"
+        model.train()
+        data = model.data_preprocessor(inputs(scope, model, cfg, size, True), True)
+        losses = model(**data, mode="loss")
+        total, _ = model.parse_losses(losses)
+        total.backward()
+        bad = [
+            n
+            for n, p in model.named_parameters()
+            if p.grad is not None and not p.grad.isfinite().all()
+        ]
+        if bad or not total.isfinite():
+            return done, f"not finite: {bad[:3] or total}", places
+        if all(p.grad is None for layer in layers for p in layer.parameters()):
+            return done, "no layer got a gradient", places
+        done += "T"
+        model.eval()
+        with torch.no_grad():
+            data = model.data_preprocessor(inputs(scope, model, cfg, size, False), False)
+            model(**data, mode="predict")
+        done += "P"
+        backbone = model.backbone if hasattr(model, "backbone") else model
+        counted = get_model_complexity_info(backbone, (3, size, size), show_table=False)
+        if not counted["flops"]:
+            return done, "no multiply-adds counted", places
+        done += "F"
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        words = " ".join(str(error).split())[:200]
+        return (
+            done,
+            f"{type(error).__name__} at {Path(where.filename).name}:{where.lineno}: {words}",
+            places,
+        )
+    return done, "", places
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help="configs whose name contains this")
+    parser.add_argument("--operators", nargs="+", default=OPERATORS, help="types for conv_cfg")
+    parser.add_argument("--size", type=int, default=128, help="side of the images")
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    MMLogger.get_instance("sweep", log_level="ERROR")
+    failures = []
+    print(f"{'config':70}" + "".join(f"{op:>8}" for op in args.operators), flush=True)
+    for scope, names in (("mmdet", MMDET), ("mmseg", MMSEG)):
+        for name in names:
+            if args.only not in name:
+                continue
+            row = f"{name:70}"
+            for operator in args.operators:
+                done, failure, places = check(scope, name, operator, args.size)
+                row += f"{done or '-':>8}"
+                if failure:
+                    failures.append((name, operator, failure))
+            print(f"{row}  {', '.join(places)}", flush=True)
+    for name, operator, failure in failures:
+        print(f"{name} with {operator}: {failure}")
+    print(f"{len(failures)} failures")
+    sys.exit(bool(failures))
+
+
+if __name__ == "__main__":
+    main()
