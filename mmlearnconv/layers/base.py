@@ -204,7 +204,8 @@ class LearnableConv(nn.Module):
             groups=self.groups,
             bias=self.bias is not None,
         )
-        return conv.to(device=self.weight.device, dtype=self.weight.dtype)
+        parameter = next(self.parameters())
+        return conv.to(device=parameter.device, dtype=parameter.dtype)
 
     def _extra_padding(self, size: Iterable[int]) -> tuple[int, ...]:
         """Zeros on each side that make a window of ``size`` give the replaced kernel's shape."""
@@ -333,7 +334,7 @@ class _PlainLoad:
     errors: dict[LearnableConv, float] = field(default_factory=dict)
 
     def add(self, layer: LearnableConv, weight: Tensor) -> None:
-        self.plain_weights[layer] = weight.detach().to(layer.weight)
+        self.plain_weights[layer] = weight.detach().to(next(layer.parameters()))
         self.errors.update(layer.set_from_plain(self.plain_weights[layer]))
 
 
