@@ -168,6 +168,10 @@ def check(scope: str, name: str, operator: str, size: int = 128) -> tuple[str, s
     package = get_installed_path("mmdet" if scope == "mmdet" else "mmseg")
     cfg = Config.fromfile(Path(package) / ".mim" / "configs" / f"{name}.py")
     forget_checkpoints(cfg.model)
+    if scope == "mmseg":
+        # Else images are padded to the crop of the recipe.
+        cfg.model.data_preprocessor.size = (size, size)
+        cfg.model.test_cfg = dict(mode="whole")
     places = put(cfg.model, operator)
     done = ""
     try:

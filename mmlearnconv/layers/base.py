@@ -275,7 +275,7 @@ class LearnableConv(nn.Module):
             except ValueError as error:
                 error_msgs.append(f"{prefix}weight: {error}")
             own = {prefix + k: v for k, v in self.state_dict().items() if k != "bias"}
-            state_dict = {**state_dict, **own}
+            state_dict = {k: v for k, v in state_dict.items() if k != prefix + "weight"} | own
         super()._load_from_state_dict(
             state_dict,
             prefix,

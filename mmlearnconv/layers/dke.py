@@ -171,11 +171,13 @@ class DKEConv2d(LearnableConv2d):
             self.alpha.fill_(SWAP_ALPHA)
         self._neutral_attention()
         # Least squares, for every input channel: gram (in, p, p), moment (in, p, out / groups).
-        response = self._response().double().expand(self.in_channels, -1, -1, -1)[:, :kept]
+        response = self._response().double()[:, :kept].flatten(2)
+        if kept == weight.shape[2] * weight.shape[3]:
+            response = response[:1]  # All channels have the same grid.
         target = self._in_window(weight).double()
-        target = target.unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(0, 1)
-        response, target = response.flatten(2), target.flatten(2)
-        solved = torch.linalg.lstsq(response.mT, target.mT).solution
+        target = target.unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(0, 1).flatten(2)
+        gram = response @ response.mT
+        solved = torch.linalg.solve(gram, response @ target.mT)
         solved = solved.unflatten(0, (self.groups, -1)).permute(0, 3, 1, 2).flatten(0, 1)
         self.weight.zero_()
         self.weight[..., :kept] = solved.to(weight.dtype)

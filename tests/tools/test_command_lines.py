@@ -111,10 +111,18 @@ def test_two_processes_on_the_cpu(tmp_path):
     )
 
 
-@pytest.mark.parametrize("detector", ["mask_rcnn", "cascade_mask_rcnn"])
+@pytest.mark.parametrize(
+    "detector",
+    [
+        "mask_rcnn_dcls_convnext_t",
+        "cascade_mask_rcnn_dcls_convnext_t",
+        "mask_rcnn_drconv_fpn_r50",
+        "retinanet_drconv_r50",
+    ],
+)
 def test_detectors_train_and_test_on_coco(detector, tiny_coco, tmp_path):
     run(
-        *("tools/train.py", f"configs/{detector}_dcls_convnext_t.py", "--data-root", tiny_coco),
+        *("tools/train.py", f"configs/{detector}.py", "--data-root", tiny_coco),
         *("--work-dir", tmp_path, "--cfg-options", "train_cfg.max_epochs=1"),
         *("train_dataloader.dataset.indices=2", "default_hooks.logger.interval=1"),
         *(*FEW_IMAGES, *ONE_PROCESS),
