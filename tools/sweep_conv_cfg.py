@@ -1,13 +1,16 @@
 """Put each operator into every conv_cfg of shipped configs: build, train a step, predict, count.
 
-python tools/sweep_conv_cfg.py [--only SUBSTRING] [--operators DCLS DK ...] [--markdown]
+python tools/sweep_conv_cfg.py [--only SUBSTRING] [--operators DCLS DK ...] [--reach]
 
 Prints a row a config: for every operator `BTPF` where it is built, trains a step with finite
-gradients, predicts, and has its multiply-adds counted; what fails stands behind in words.
+gradients, predicts, and has its multiply-adds counted; what fails stands behind in words. With
+--reach, only builds them, and prints a row a component: how many convolutions its conv_cfg reaches,
+and which of them stay plain.
 """
 
 import argparse
 import inspect
+import re
 import sys
 import traceback
 import warnings
@@ -15,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.analysis import get_model_complexity_info
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.utils import get_installed_path
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from mmlearnconv.layers import LearnableConv
 
@@ -138,6 +141,54 @@ def forget_checkpoints(value: Any) -> None:
             forget_checkpoints(item)
 
 
+def load(scope: str, name: str) -> Config:
+    """A shipped config, without checkpoints to download."""
+    init_default_scope(scope)
+    cfg = Config.fromfile(Path(get_installed_path(scope)) / ".mim" / "configs" / f"{name}.py")
+    forget_checkpoints(cfg.model)
+    return cfg
+
+
+def reach(only: str) -> None:
+    """Print, by component, what conv_cfg reaches in the configs."""
+    # DRConv replaces convolutions of every size and kind.
+    rows: dict[tuple[str, str], tuple[int, int, set[str]]] = {}
+    for scope, names in (("mmdet", MMDET), ("mmseg", MMSEG)):
+        for name in names:
+            if only not in name:
+                continue
+            cfg = load(scope, name)
+            put(cfg.model, "DRConv")
+            model = MODELS.build(cfg.model)
+            parts = [
+                child
+                for parent in (model, getattr(model, "roi_head", nn.Module()))
+                for key, child in parent.named_children()
+                if key not in ("data_preprocessor", "roi_head") and "extractor" not in key
+            ]
+            for part in parts:
+                components = part if isinstance(part, nn.ModuleList) else [part]
+                for component in components:
+                    reached, left, plain = 0, 0, set()
+                    for path, module in component.named_modules():
+                        if isinstance(module, LearnableConv):
+                            reached += 1
+                        elif isinstance(module, nn.modules.conv._ConvNd):
+                            left += 1
+                            plain.add(re.sub(r"\d+", "*", path))
+                    if reached + left:
+                        key = (scope, type(component).__name__)
+                        if key not in rows or reached > rows[key][0]:
+                            rows[key] = (reached, left, plain)
+    print("| toolbox | component | reached | left plain | the plain ones |")
+    print("| --- | --- | --- | --- | --- |")
+    for (scope, kind), (reached, left, plain) in sorted(rows.items()):
+        listed = ", ".join(f"`{p}`" for p in sorted(plain)[:4]) + (
+            ", ..." if len(plain) > 4 else ""
+        )
+        print(f"| {scope} | `{kind}` | {reached} | {left} | {listed} |")
+
+
 def inputs(scope: str, model: nn.Module, cfg: Config, size: int, training: bool) -> dict:
     if scope == "mmdet":
         from mmdet.testing import demo_mm_inputs
@@ -164,10 +215,7 @@ def inputs(scope: str, model: nn.Module, cfg: Config, size: int, training: bool)
 
 def check(scope: str, name: str, operator: str, size: int = 128) -> tuple[str, str, list[str]]:
     """Letters of what worked, the failure in words, and the components that took conv_cfg."""
-    init_default_scope(scope)
-    package = get_installed_path("mmdet" if scope == "mmdet" else "mmseg")
-    cfg = Config.fromfile(Path(package) / ".mim" / "configs" / f"{name}.py")
-    forget_checkpoints(cfg.model)
+    cfg = load(scope, name)
     if scope == "mmseg":
         # Else images are padded to the crop of the recipe.
         cfg.model.data_preprocessor.size = (size, size)
@@ -203,8 +251,9 @@ def check(scope: str, name: str, operator: str, size: int = 128) -> tuple[str, s
             model(**data, mode="predict")
         done += "P"
         backbone = model.backbone if hasattr(model, "backbone") else model
-        counted = get_model_complexity_info(backbone, (3, size, size), show_table=False)
-        if not counted["flops"]:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            backbone(torch.zeros(1, 3, size, size))
+        if not counter.get_total_flops():
             return done, "no multiply-adds counted", places
         done += "F"
     except Exception as error:
@@ -223,9 +272,13 @@ def main() -> None:
     parser.add_argument("--only", default="", help="configs whose name contains this")
     parser.add_argument("--operators", nargs="+", default=OPERATORS, help="types for conv_cfg")
     parser.add_argument("--size", type=int, default=128, help="side of the images")
+    parser.add_argument("--reach", action="store_true", help="print what conv_cfg reaches")
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
     MMLogger.get_instance("sweep", log_level="ERROR")
+    if args.reach:
+        reach(args.only)
+        return
     failures = []
     print(f"{'config':70}" + "".join(f"{op:>8}" for op in args.operators), flush=True)
     for scope, names in (("mmdet", MMDET), ("mmseg", MMSEG)):

@@ -7,8 +7,10 @@ import random
 import pytest
 import torch
 from mmcv.cnn import ConvModule, build_conv_layer
+from mmengine.analysis import get_model_complexity_info
 from mmengine.model import initialize
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from mmlearnconv.layers import (
     CoCConv2d,
@@ -337,6 +339,19 @@ def test_compiles_without_a_break(name, layer, options, groups):
     conv(x).sum().backward()
     for ours, expected in zip(grads, (p.grad for p in conv.parameters()), strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-4)
+
+
+@LAYER
+def test_multiply_adds_are_counted(name, layer, options):
+    """By mmengine's analysis, which traces, as by PyTorch's own counter."""
+    conv = layer(8, 8, 3, padding=1, **options).eval()
+    x = torch.randn(1, 8, 16, 16)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        conv(x)
+    counted = get_model_complexity_info(conv, inputs=(x,), show_table=False)["flops"]
+    assert counter.get_total_flops() // 2 >= 8 * 8 * 9 * 256 or layer is DRConv2d
+    # mmengine counts some element-wise work too.
+    assert counted >= 0.9 * counter.get_total_flops() // 2
 
 
 @LAYER
