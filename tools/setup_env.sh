@@ -87,8 +87,5 @@ if [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] && has_stack python; then
     say "using the active environment, $PYTHON"
 else
     make_venv
-    say "environment ready: $ROOT/.venv"
-fi
-if [ "${BASH_SOURCE[0]}" = "$0" ]; then
-    echo "Next: source .venv/bin/activate"
+    say "environment ready: $ROOT/.venv (source .venv/bin/activate)"
 fi
