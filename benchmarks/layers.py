@@ -19,6 +19,8 @@ from mmcv.cnn import build_conv_layer
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import mmlearnconv  # noqa: F401  Registers the layers.
+
 SHAPE = (2, 256, 50, 76)
 # name, conv_cfg, depthwise
 OPERATORS: list[tuple[str, dict[str, Any], bool]] = [
