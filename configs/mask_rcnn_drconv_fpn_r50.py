@@ -13,9 +13,9 @@ _base_ = [
 ]
 custom_imports = dict(imports=["mmlearnconv"], allow_failed_imports=False)
 model = dict(
-    # Weights: --cfg-options model.backbone.init_cfg.type=Pretrained
+    # Nothing is downloaded. Weights: --cfg-options model.backbone.init_cfg.type=Pretrained
     # model.backbone.init_cfg.checkpoint=torchvision://resnet50, or a file.
-    backbone=dict(init_cfg=None),
+    backbone=dict(init_cfg=dict(_delete_=True)),
     neck=dict(
         type="LearnableFPN",
         output_conv_cfg=dict(type="DRConv", regions=8, base_weight=False),

@@ -319,13 +319,17 @@ def standardize(weight: Tensor, gain: Tensor, mean: Tensor) -> Tensor:
 def orthogonalize(weight: Tensor, steps: int) -> Tensor:
     """Nearest kernel whose flattened filters are orthonormal, ``(V V^T)^(-1/2) V``.
 
-    By Newton-Schulz: ``Z = V / |V V^T|^(1/2)``, then ``Z <- 3/2 Z - 1/2 Z Z^T Z``.
+    By Newton-Schulz on the square matrix: ``S = V V^T / |V V^T|``, ``B = 1``, then
+    ``B <- 3/2 B - 1/2 B^3 S``, and ``B V / |V V^T|^(1/2)`` at the end.
     """
-    z = weight.flatten(1)
-    z = z / (z @ z.T).norm().sqrt()
+    v = weight.flatten(1)
+    s = v @ v.T
+    norm = s.norm()
+    s = s / norm
+    b = torch.eye(len(s), dtype=s.dtype, device=s.device)
     for _ in range(steps):
-        z = 1.5 * z - 0.5 * (z @ z.T) @ z
-    return z.view_as(weight)
+        b = 1.5 * b - 0.5 * (b @ b @ b) @ s
+    return (b @ v / norm.sqrt()).view_as(weight)
 
 
 def drconv2d(

@@ -124,3 +124,22 @@ def test_parser_has_mmdet_s_options():
     args = parse("c.py", "--launcher", "slurm", "--local-rank", "3")
     assert isinstance(args, argparse.Namespace)
     assert (args.launcher, args.local_rank) == ("slurm", 3)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mask_rcnn_dcls_convnext_t",
+        "upernet_dcls_convnext_t",
+        "mask_rcnn_drconv_fpn_r50",
+        "retinanet_drconv_r50",
+    ],
+)
+def test_weights_are_named_on_the_command_line(name):
+    path = ROOT / "configs" / f"{name}.py"
+    options = [
+        "model.backbone.init_cfg.type=Pretrained",
+        "model.backbone.init_cfg.checkpoint=a.pth",
+    ]
+    cfg = engine.load_config(parse(path, "--cfg-options", *options))
+    assert cfg.model.backbone.init_cfg == dict(type="Pretrained", checkpoint="a.pth")
