@@ -32,14 +32,18 @@ def prepare(args: argparse.Namespace) -> Config:
     return cfg
 
 
+def run(cfg: Config) -> None:
+    runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+    runner.test()
+
+
 def main() -> None:
     args = parse_args()
     try:
         cfg = prepare(args)
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f"error: {error}")
-    runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
-    runner.test()
+    run(cfg)
     engine.close_distributed()
 
 

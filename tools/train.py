@@ -40,14 +40,18 @@ def prepare(args: argparse.Namespace) -> Config:
     return cfg
 
 
+def run(cfg: Config) -> None:
+    runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+    runner.train()
+
+
 def main() -> None:
     args = parse_args()
     try:
         cfg = prepare(args)
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f"error: {error}")
-    runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
-    runner.train()
+    run(cfg)
     engine.close_distributed()
 
 

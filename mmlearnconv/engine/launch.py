@@ -1,6 +1,7 @@
 """What the command lines do to a config before the Runner is built."""
 
 import argparse
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -213,8 +214,14 @@ def use_gloo(cfg: Config, launcher: str) -> None:
 
 
 def close_distributed() -> None:
-    """Leave the process group, if there is one, when all ranks are done with it."""
+    """Leave the process group, if there is one, when all ranks are done with it.
+
+    To be called when nothing holds the runner any more: a DistributedDataParallel that outlives its
+    gloo group ends it while holding Python's lock, and may wait for ever for a thread that needs
+    the lock.
+    """
     if torch.distributed.is_initialized():
+        gc.collect()
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
 

@@ -104,6 +104,9 @@ class CoCConv2d(LearnableConv2d):
         if normalize == "standardize":
             self.gain = nn.Parameter(torch.empty(out_channels))
             self.mean = nn.Parameter(torch.empty(out_channels))
+        if normalize == "orthogonalize":
+            # Tells this layer's state from a plain convolution's, which it would refuse.
+            self.register_buffer("orthogonal", torch.ones(()))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

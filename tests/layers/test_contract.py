@@ -355,17 +355,11 @@ def test_multiply_adds_are_counted(name, layer, options):
 
 
 @LAYER
-def test_no_parameter_is_unused_under_ddp(name, layer, options, tmp_path):
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
-    )
-    try:
-        model = nn.parallel.DistributedDataParallel(layer(4, 4, 3, **options))
-        for _ in range(2):
-            model(torch.randn(1, 4, 9, 9)).sum().backward()
-    finally:
-        torch.distributed.destroy_process_group()
-    assert all(p.grad is not None for p in model.parameters())
+def test_no_parameter_is_left_without_a_gradient(name, layer, options):
+    """Which is what DistributedDataParallel asks of a model."""
+    conv = layer(4, 4, 3, **options)
+    conv(torch.randn(1, 4, 9, 9)).sum().backward()
+    assert all(p.grad is not None for p in conv.parameters())
 
 
 def captured(call):

@@ -181,6 +181,11 @@ class TestCoC:
         with pytest.raises(RuntimeError, match="not orthonormal"):
             conv.load_state_dict(nn.Conv2d(4, 4, 3).state_dict())
 
+    def test_orthogonal_filters_load_their_own_checkpoint(self):
+        conv, other = (build("ConvOrth", 4, 4, 3) for _ in range(2))
+        other.load_state_dict(conv.state_dict())
+        assert torch.equal(other.dense_kernel(), conv.dense_kernel())
+
     def test_folds_to_the_same_geometry(self):
         conv = CoCConv2d(4, 6, 3, stride=2, padding=1, padding_mode="reflect")
         nn.init.normal_(conv.super_weight)
