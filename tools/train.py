@@ -4,8 +4,6 @@ import argparse
 import sys
 
 from mmengine.config import Config
-from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
 
 from mmlearnconv import engine
 
@@ -40,19 +38,13 @@ def prepare(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def run(cfg: Config) -> None:
-    runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
-    runner.train()
-
-
 def main() -> None:
     args = parse_args()
     try:
         cfg = prepare(args)
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f"error: {error}")
-    run(cfg)
-    engine.close_distributed()
+    engine.run(cfg, "train")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ import torch
 import torch.distributed
 from mmengine.config import Config, DictAction
 from mmengine.logging import print_log
-from mmengine.registry import DATASETS, DefaultScope
+from mmengine.registry import DATASETS, RUNNERS, DefaultScope
+from mmengine.runner import Runner
 
 _DATALOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 _EVALUATORS = ("train_evaluator", "val_evaluator", "test_evaluator")
@@ -213,14 +214,14 @@ def use_gloo(cfg: Config, launcher: str) -> None:
         print_log("SyncBN needs a GPU: training with BN, whose statistics differ by rank")
 
 
-def close_distributed() -> None:
-    """Leave the process group, if there is one, when all ranks are done with it.
-
-    To be called when nothing holds the runner any more: a DistributedDataParallel that outlives its
-    gloo group ends it while holding Python's lock, and may wait for ever for a thread that needs
-    the lock.
-    """
+def run(cfg: Config, action: str) -> None:
+    """Build a config's runner, have it ``'train'`` or ``'test'``, and leave its process group."""
+    runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+    getattr(runner, action)()
     if torch.distributed.is_initialized():
+        # A DistributedDataParallel that outlives its gloo group ends it while holding Python's
+        # lock, and may wait for ever for a thread that needs the lock: the runner goes first.
+        del runner
         gc.collect()
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()

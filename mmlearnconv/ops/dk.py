@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .autocast import to_autocast_dtype
 from .per_image import conv2d_per_image
-from .reference import deformable_im2col, dk_coefficients, im2col
+from .reference import conv_output_size, deformable_im2col, dk_coefficients, im2col
 
 # Numbers that one tile's resampled input may take: 16 MB in float32.
 _TILE = 2**22
@@ -47,12 +47,7 @@ def dk_conv2d(
             input, coefficients, kernels, numel, stride, padding, dilation, groups
         )
     input, weight = to_autocast_dtype(input, weight)
-    output_size = [
-        (n + 2 * p - d * (k - 1) - 1) // s + 1
-        for n, k, s, p, d in zip(
-            input.shape[2:], kernel_size, stride, padding, dilation, strict=True
-        )
-    ]
+    output_size = conv_output_size(input.shape[2:], kernel_size, stride, padding, dilation)
     offsets = offsets.expand(-1, -1, *output_size)
     if data_offsets is None:
         input = F.pad(input, (padding[1], padding[1], padding[0], padding[0]))

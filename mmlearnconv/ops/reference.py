@@ -71,6 +71,20 @@ def dcls_kernel(
     return (weight[(...,) + (None,) * dims] * response).sum(weight.ndim - 1)
 
 
+def conv_output_size(
+    size: Sequence[int],
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> tuple[int, ...]:
+    """Rows and columns that a convolution makes of a map of ``size``."""
+    return tuple(
+        (n + 2 * p - d * (k - 1) - 1) // s + 1
+        for n, k, s, p, d in zip(size, kernel_size, stride, padding, dilation, strict=True)
+    )
+
+
 def im2col(
     input: Tensor,
     kernel_size: Sequence[int],
@@ -79,15 +93,10 @@ def im2col(
     dilation: Sequence[int],
 ) -> Tensor:
     """What each tap of a kernel sees at each output location: ``(N, C, kH * kW, H', W')``."""
-    height, width = (
-        (n + 2 * p - d * (k - 1) - 1) // s + 1
-        for n, k, s, p, d in zip(
-            input.shape[2:], kernel_size, stride, padding, dilation, strict=True
-        )
-    )
+    size = conv_output_size(input.shape[2:], kernel_size, stride, padding, dilation)
     columns = F.unfold(input, tuple(kernel_size), tuple(dilation), tuple(padding), tuple(stride))
     taps = kernel_size[0] * kernel_size[1]
-    return columns.reshape(input.shape[0], input.shape[1], taps, height, width)
+    return columns.reshape(*input.shape[:2], taps, *size)
 
 
 def linear_coefficients(positions: Tensor, cells: int) -> Tensor:
