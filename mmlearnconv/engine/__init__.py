@@ -1,6 +1,8 @@
 """Hooks and constructors for mmengine's Runner, and what the command lines share."""
 
+from .checkpoint import CheckpointError, guard_checkpoints, load_checkpoint, written_whole
 from .launch import (
+    add_trust_option,
     argument_parser,
     check_data,
     draw_predictions,
@@ -14,14 +16,19 @@ from .launch import (
 from .optim import LearnableConvOptimWrapperConstructor
 
 __all__ = [
+    "CheckpointError",
     "LearnableConvOptimWrapperConstructor",
+    "add_trust_option",
     "argument_parser",
     "check_data",
     "draw_predictions",
     "dump_predictions",
+    "guard_checkpoints",
+    "load_checkpoint",
     "load_config",
     "run",
     "set_data_root",
     "use_amp",
     "use_auto_scale_lr",
+    "written_whole",
 ]

@@ -3,7 +3,9 @@
 import argparse
 import gc
 import os
+import sys
 from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,12 @@ import torch
 import torch.distributed
 from mmengine.config import Config, DictAction
 from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
 from mmengine.registry import DATASETS, RUNNERS, DefaultScope
 from mmengine.runner import Runner
+
+from ..layers import LearnableConv
+from .checkpoint import CheckpointError, guard_checkpoints
 
 _DATALOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 _EVALUATORS = ("train_evaluator", "val_evaluator", "test_evaluator")
@@ -38,13 +44,25 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
         action=DictAction,
         help='override config values: key=value, key="[a,b]", key=a,b',
     )
+    add_trust_option(parser)
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
     return parser
 
 
+def add_trust_option(parser: argparse.ArgumentParser) -> None:
+    """The option that lifts :func:`guard_checkpoints`."""
+    parser.add_argument(
+        "--trust-checkpoint",
+        action="store_true",
+        help="load checkpoints that bring code, and run it: only from people you trust",
+    )
+
+
 def load_config(args: argparse.Namespace) -> Config:
     """Read a config and apply the options of :func:`argument_parser` to it.
+
+    From here on the process loads checkpoints as :func:`load_checkpoint` does.
 
     The working folder is ``--work-dir``, else the config's, else ``work_dirs/<config's name>``.
 
@@ -53,6 +71,7 @@ def load_config(args: argparse.Namespace) -> Config:
         ValueError: ``data_root`` cannot be applied to the config.
     """
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    guard_checkpoints(args.trust_checkpoint)
     if not Path(args.config).is_file():
         raise FileNotFoundError(f"config {args.config} does not exist")
     cfg = Config.fromfile(args.config)
@@ -215,13 +234,29 @@ def use_gloo(cfg: Config, launcher: str) -> None:
 
 
 def run(cfg: Config, action: str) -> None:
-    """Build a config's runner, have it ``'train'`` or ``'test'``, and leave its process group."""
+    """Build a config's runner, have it ``'train'`` or ``'test'``, and leave its process group.
+
+    Raises:
+        SystemExit: a checkpoint cannot, or must not, be loaded, or ``efficient_conv_bn_eval`` is on
+            for learnable convolutions, whose code it cannot trace.
+    """
     runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
-    getattr(runner, action)()
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    traced = cfg.get("efficient_conv_bn_eval") or []
+    for name in [traced] if isinstance(traced, str) else traced:
+        if any(isinstance(m, LearnableConv) for m in attrgetter(name)(model).modules()):
+            sys.exit(
+                f"error: efficient_conv_bn_eval: {name} holds learnable convolutions, which it "
+                "cannot trace; remove it from the config, or fold the model first"
+            )
+    try:
+        getattr(runner, action)()
+    except CheckpointError as error:
+        sys.exit(f"error: {error}")
     if torch.distributed.is_initialized():
         # A DistributedDataParallel that outlives its gloo group ends it while holding Python's
         # lock, and may wait for ever for a thread that needs the lock: the runner goes first.
-        del runner
+        del runner, model
         gc.collect()
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()

@@ -1,0 +1,128 @@
+"""Checkpoints as untrusted input: loaded without running what they ask for, written whole."""
+
+import os
+import pickle
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import CheckpointLoader
+
+try:
+    from numpy._core import multiarray
+except ImportError:  # numpy 1
+    from numpy.core import multiarray
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot, or must not, be loaded."""
+
+
+def _history_method(owner: type, name: str) -> Any:
+    """The one use of ``getattr`` that mmengine's checkpoints make."""
+    method = vars(HistoryBuffer).get(name)
+    if owner is not HistoryBuffer or name.startswith("_") or not callable(method):
+        raise pickle.UnpicklingError(f"GLOBAL getattr({owner.__name__},{name!r})")
+    return method
+
+
+# What mmengine's checkpoints hold beside tensors and plain values: histories of the log, in numpy.
+_SAFE_GLOBALS = [
+    slice,
+    HistoryBuffer,
+    (_history_method, "builtins.getattr"),
+    multiarray._reconstruct,
+    multiarray.scalar,
+    np.ndarray,
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "u4", "u8", "bool")),
+]
+
+
+def load_checkpoint(path: str | os.PathLike, map_location: Any = "cpu", trust: bool = False) -> Any:
+    """A checkpoint's contents, without running code that it brings.
+
+    The weights of a file of ConvNeXt's or DCLS's authors, under ``model``, are also given as
+    ``state_dict``, where mmengine looks for them.
+
+    Args:
+        path: the file.
+        map_location: as ``torch.load``. Default: the CPU.
+        trust: whether to unpickle whatever the file holds, running its code. Default: ``False``.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or asks for more than weights.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint {path} does not exist")
+    try:
+        with torch.serialization.safe_globals(_SAFE_GLOBALS):
+            checkpoint = torch.load(path, map_location=map_location, weights_only=not trust)
+    except pickle.UnpicklingError as error:
+        asked = re.search(r"GLOBAL (\S+)", str(error))
+        reason = (
+            f"loading it would run {asked.group(1)}, which harmful files do"
+            if asked
+            else "it is damaged, or holds more than weights"
+        )
+        raise CheckpointError(
+            f"checkpoint {path} is refused: {reason}. If you trust who made it, add "
+            "--trust-checkpoint"
+        ) from error
+    except (RuntimeError, OSError, EOFError, LookupError, ValueError, AttributeError) as error:
+        reason = str(error).split(". ")[0].split("\n")[0]
+        raise CheckpointError(
+            f"checkpoint {path} is damaged or no PyTorch checkpoint ({type(error).__name__}: "
+            f"{reason}); copy or download it again"
+        ) from error
+    if not isinstance(checkpoint, dict):
+        raise CheckpointError(
+            f"checkpoint {path} holds a {type(checkpoint).__name__}, not a dictionary of weights"
+        )
+    if isinstance(checkpoint.get("model"), dict) and "state_dict" not in checkpoint:
+        checkpoint["state_dict"] = checkpoint["model"]
+    return checkpoint
+
+
+def guard_checkpoints(trust: bool = False) -> None:
+    """Have mmengine load checkpoints as :func:`load_checkpoint` does, for the rest of the process.
+
+    That is, those of ``init_cfg``, ``load_from`` and ``resume``; downloads too.
+    """
+
+    def load_from_local(filename: str, map_location: Any = None) -> Any:
+        return load_checkpoint(filename, map_location, trust)
+
+    CheckpointLoader.register_scheme("", loader=load_from_local, force=True)
+    if not trust:
+        # For what other loaders bring from elsewhere.
+        os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+        torch.serialization.add_safe_globals(_SAFE_GLOBALS)
+
+
+@contextmanager
+def written_whole(path: str | os.PathLike) -> Iterator[Path]:
+    """A name to write to, which becomes ``path`` once its file is complete."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    os.close(handle)
+    try:
+        yield Path(name)
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,136 @@
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import CheckpointLoader
+from mmengine.runner.checkpoint import _load_checkpoint, load_from_local
+
+from mmlearnconv.engine import CheckpointError, guard_checkpoints, load_checkpoint, written_whole
+
+
+class Payload:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+@pytest.fixture
+def guarded(monkeypatch):
+    monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "0")
+    before = torch.serialization.get_safe_globals()
+    guard_checkpoints()
+    yield
+    CheckpointLoader.register_scheme("", loader=load_from_local, force=True)
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals(before)
+
+
+def test_what_mmengine_saves_loads(tmp_path):
+    history = HistoryBuffer([1.0, 3.0], [1, 1])
+    saved = dict(
+        state_dict=dict(weight=torch.ones(2)),
+        message_hub=dict(log_scalars=dict(loss=history), resumed_keys={"loss": True}),
+        meta=dict(
+            epoch=1, dataset_meta=dict(classes=("a",), palette=[(1, 2, 3)]), seed=np.int64(3)
+        ),
+        optimizer=dict(state={0: dict(step=torch.ones(()))}, param_groups=[dict(lr=np.float64(1))]),
+    )
+    torch.save(saved, tmp_path / "epoch_1.pth")
+    loaded = load_checkpoint(tmp_path / "epoch_1.pth")
+    assert loaded["message_hub"]["log_scalars"]["loss"].mean(2) == 2
+    assert loaded["meta"] == saved["meta"]
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_payload_is_refused_and_not_run(legacy, tmp_path, guarded):
+    path, mark = tmp_path / "bad.pth", tmp_path / "ran"
+    content = dict(state_dict=dict(weight=torch.ones(2)), extra=Payload(mark))
+    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+    for load in (load_checkpoint, _load_checkpoint):
+        with pytest.raises(
+            CheckpointError, match=r"bad.pth is refused: loading it would run .*open"
+        ):
+            load(str(path))
+    # Loaders of other schemes call torch.load themselves.
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(path, weights_only=False)
+    assert not mark.exists()
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "0"
+    load_checkpoint(path, trust=True)
+    assert mark.exists()
+
+
+def test_getattr_is_only_that_of_the_history(tmp_path):
+    class Reach:
+        def __reduce__(self):
+            return getattr, (HistoryBuffer, "__init__")
+
+    torch.save(dict(x=Reach()), tmp_path / "bad.pth")
+    with pytest.raises(CheckpointError, match="refused"):
+        load_checkpoint(tmp_path / "bad.pth")
+
+
+@pytest.mark.parametrize("kept", [0, 1, 100, 0.5, 0.99])
+def test_a_truncated_file_is_one_sentence(kept, tmp_path):
+    path = tmp_path / "cut.pth"
+    torch.save(dict(state_dict=dict(weight=torch.ones(1000))), path)
+    content = path.read_bytes()
+    path.write_bytes(content[: kept if isinstance(kept, int) else int(kept * len(content))])
+    with pytest.raises(CheckpointError, match=r"cut.pth is .*damaged") as error:
+        load_checkpoint(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_plain_pickle_is_refused(tmp_path):
+    path, mark = tmp_path / "plain.pth", tmp_path / "ran"
+    path.write_bytes(pickle.dumps(Payload(mark)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(CheckpointError, match="refused"):
+            load_checkpoint(path)
+    assert not mark.exists()
+
+
+def test_what_is_missing_or_no_dictionary_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match=r"none.pth does not exist"):
+        load_checkpoint(tmp_path / "none.pth")
+    torch.save(torch.zeros(3), tmp_path / "tensor.pth")
+    with pytest.raises(CheckpointError, match="holds a Tensor, not a dictionary"):
+        load_checkpoint(tmp_path / "tensor.pth")
+
+
+def test_files_are_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "new" / "weights.pth"
+    with written_whole(path) as temporary:
+        temporary.write_text("whole")
+        assert not path.exists()
+    assert path.read_text() == "whole"
+    with pytest.raises(ZeroDivisionError), written_whole(path) as temporary:
+        temporary.write_text(str(1 / 0))
+    assert [p.name for p in path.parent.iterdir()] == ["weights.pth"]
+    assert path.read_text() == "whole"
+
+
+def test_a_kill_leaves_the_old_file(tmp_path):
+    path = tmp_path / "weights.pth"
+    path.write_text("old")
+    code = (
+        "import os, signal\n"
+        "from mmlearnconv.engine import written_whole\n"
+        f"with written_whole({str(path)!r}) as temporary:\n"
+        "    temporary.write_text('half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
+    assert path.read_text() == "old"
