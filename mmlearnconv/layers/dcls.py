@@ -6,6 +6,7 @@ https://arxiv.org/abs/2112.03740
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -222,6 +223,10 @@ class DCLSConv(LearnableConv):
         """Convolve ``(N, in_channels, H, W)`` to ``nn.Conv2d``'s ``(N, out_channels, H', W')``."""
         return self._convolve(input, self.dense_kernel())
 
+    def swap_options(self) -> dict[str, int]:
+        """An element for each cell of the replaced kernel."""
+        return dict(kernel_count=math.prod(self._learned_size))
+
     @torch.no_grad()
     def set_from_plain(self, weight: Tensor) -> list[tuple[LearnableConv, float]]:
         """Put an element on each cell of the plain kernel, on its largest ones where they are few.
@@ -282,8 +287,33 @@ class DCLSConv(LearnableConv):
             moment = (moment * profile[view]).sum(3)
         return torch.linalg.solve(gram, moment)
 
+    def _from_package(self, state_dict: dict[str, Any], prefix: str) -> dict[str, Any]:
+        """A state dict of the authors' package ``dcls``, in our names and order of axes.
+
+        Its positions ``P`` and widths ``SIG`` have the window's axes in version v0 (the last two
+        exchanged in three dimensions) and reversed ones in the versions after it; each counts from
+        the middle of the axis that its place says, not of the one that it means.
+        """
+        order = list(range(len(self.learned_axes)))
+        if not self._dense_axes:
+            exchanged = [0, 2, 1] if len(order) == 3 else order
+            order = exchanged if self.interpolation == "bilinear" else order[::-1]
+        state_dict = dict(state_dict)
+        middles = torch.tensor([s // 2 for s in self.dilated_kernel_size])
+        shift = (middles[order] - middles).view(-1, 1, 1, 1)
+        for theirs, ours in (("P", "positions"), ("SIG", "width")):
+            if prefix + theirs in state_dict:
+                # Dense cells, if any, are axes of their own there.
+                value = state_dict.pop(prefix + theirs).flatten(2, -2)[order]
+                state_dict[prefix + ours] = value + shift.to(value) if theirs == "P" else value
+        if prefix + "weight" in state_dict:
+            state_dict[prefix + "weight"] = state_dict[prefix + "weight"].flatten(1, -2)
+        return state_dict
+
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, *lists) -> None:
         key = prefix + "positions"
+        if isinstance(state_dict.get(prefix + "P"), Tensor):
+            state_dict = self._from_package(state_dict, prefix)
         if self._position_owner and key in state_dict:
             # A checkpoint of unshared layers: fine as long as it says the same.
             state_dict = dict(state_dict)

@@ -28,6 +28,74 @@ ARCHITECTURES = {
 DCLS_KERNEL_COUNTS = {"tiny": 34, "small": 40, "base": 40}
 
 
+# Names in the checkpoints of ConvNeXt's authors, and of DCLS's, who built on them -> ours.
+_AUTHORS_NAMES = {
+    "dwconv": "depthwise_conv",
+    "pwconv1": "pointwise_conv1",
+    "pwconv2": "pointwise_conv2",
+}
+
+
+def author_key(key: str) -> str | None:
+    """A key of the backbone's state in the authors' checkpoints, in ours; ours stay.
+
+    The classifier's norm is the last stage's, as in mmpretrain.
+
+    Returns:
+        str: our key, or ``None`` where it belongs to the classifier.
+    """
+    first, *rest = key.split(".")
+    if first == "norm":
+        return ".".join(("norm3", *rest))
+    if first == "head":
+        return None
+    return ".".join((first, *(_AUTHORS_NAMES.get(part, part) for part in rest)))
+
+
+def convert_state_dict(
+    state_dict: dict[str, Any], version: str | None = None
+) -> tuple[dict[str, Any], str]:
+    """The state dict of a ConvNeXt of the authors, or of DCLS's, in OpenMMLab's layout.
+
+    Args:
+        state_dict: of a classifier (``stages.*``, ``head.*``), or of a whole detector or segmentor
+            (``backbone.stages.*``, ...), whose other parts keep their names.
+        version: of the package ``dcls``; after v0, square windows count the column first. Default:
+            ``'v0'``, or ``'gauss'`` where there are widths.
+
+    Returns:
+        tuple: ``backbone.*``, and ``head.fc.*`` of a classifier; and in words what was found.
+
+    Raises:
+        ValueError: there is no ConvNeXt of theirs.
+    """
+    prefix = "backbone." if any(k.startswith("backbone.") for k in state_dict) else ""
+    if not any(k.startswith(f"{prefix}stages.") and ".dwconv." in k for k in state_dict):
+        raise ValueError(
+            "the checkpoint has no ConvNeXt of its authors: no key like "
+            "stages.0.0.dwconv.weight, under backbone. or not"
+        )
+    if version is None:
+        version = "gauss" if any(k.endswith(".dwconv.SIG") for k in state_dict) else "v0"
+    converted, positions = {}, 0
+    for key, value in state_dict.items():
+        if not key.startswith(prefix):
+            converted[key] = value
+            continue
+        name = key.removeprefix(prefix)
+        if not prefix and name.startswith("head."):
+            converted[f"head.fc.{name.removeprefix('head.')}"] = value
+            continue
+        for theirs, ours in ((".dwconv.P", ".dwconv.positions"), (".dwconv.SIG", ".dwconv.width")):
+            if name.endswith(theirs):
+                name = name.removesuffix(theirs) + ours
+                value = value if version == "v0" else value.flip(0)
+                positions += theirs == ".dwconv.P"
+        converted[f"backbone.{author_key(name)}"] = value
+    kind = f"DCLS, version {version}, in {positions} layers" if positions else "plain"
+    return converted, f"ConvNeXt, {kind}: {len(converted)} tensors"
+
+
 class LayerNorm2d(nn.LayerNorm):
     """LayerNorm over the channels of (N, C, H, W), computed and returned in channels_last."""
 
@@ -184,6 +252,16 @@ class ConvNeXt(BaseModule):
         super().train(mode)
         self._freeze_stages()
         return self
+
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        # In place: the children are given this dictionary.
+        for key in [key for key in state_dict if key.startswith(prefix)]:
+            name = author_key(key.removeprefix(prefix))
+            if name != key.removeprefix(prefix):
+                value = state_dict.pop(key)
+                if name is not None:
+                    state_dict[prefix + name] = value
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _freeze_stages(self) -> None:
         if self.frozen_stages < 0:
