@@ -120,6 +120,10 @@ class LearnableConv(nn.Module):
         """Start training from a freshly drawn plain kernel; by default from its function."""
         self.set_from_plain(weight)
 
+    def swap_options(self) -> dict[str, Any]:
+        """Options that a swap gives the layer, unless told, to compute what a plain one does."""
+        return {}
+
     def dense_kernel(self) -> Tensor:
         """The kernel that is convolved with the input; only for static layers."""
         raise NotImplementedError
@@ -228,6 +232,11 @@ class LearnableConv(nn.Module):
     ) -> tuple[Tensor, tuple[int, ...]]:
         """The input, padded as far as zeros cannot do it, and the padding with zeros left to do."""
         report_plain_loads()
+        if input.ndim != self.spatial_dims + 2:
+            raise ValueError(
+                f"{type(self).__name__}: the input has shape {tuple(input.shape)}; it must have "
+                f"{self.spatial_dims + 2} dimensions, batch, channels and {self.spatial_dims} more"
+            )
         extra = extra or (0,) * self.spatial_dims
         sides = self._padding_sides()
         if any(sides) and (self.padding_mode != "zeros" or sides[0::2] != sides[1::2]):
@@ -248,6 +257,13 @@ class LearnableConv(nn.Module):
             else:
                 sides += [0 if self.padding == "valid" else self.padding[axis]] * 2
         return sides
+
+    def _conv_forward(self, *args: Any) -> Tensor:
+        """Where mmcv's and mmengine's ``efficient_conv_bn_eval`` would multiply ``weight``."""
+        raise RuntimeError(
+            "efficient_conv_bn_eval reads a plain convolution's weight, which "
+            f"{type(self).__name__} has not: leave it off where this layer is, or fold the model"
+        )
 
     def _own_keys(self) -> set[str]:
         """Names that this layer's state has and a plain convolution's has not."""
@@ -352,6 +368,11 @@ def _plain_load(token: list[str]) -> _PlainLoad:
 def plain_weight_of(layer: LearnableConv) -> Tensor | None:
     """The plain weight that the load in progress gave to ``layer``, if any."""
     return None if _current_load is None else _current_load.plain_weights.get(layer)
+
+
+def begin_plain_load() -> _PlainLoad:
+    """A load of plain weights that its caller, not ``load_state_dict``, drives."""
+    return _plain_load([])
 
 
 def report_plain_loads() -> None:

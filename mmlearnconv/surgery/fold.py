@@ -1,0 +1,139 @@
+"""Learnable convolutions of a whole model replaced by the plain ones that they equal."""
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mmengine import registry
+from mmengine.config import Config
+from torch import nn
+
+from ..layers import LearnableConv
+from ..registry import MODELS
+
+
+def replace_modules(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None:
+    """Put modules in the place of others, under every name that these have."""
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if child in replacements:
+                parent._modules[name] = replacements[child]
+
+
+def fold_convs(model: nn.Module) -> nn.Module:
+    """Replace every learnable convolution of a model, in place, by the plain one that it equals.
+
+    Names of modules stay. A folded kernel has the size of its window: DCLS's 7x7 becomes a plain
+    17x17 with wider padding.
+
+    Args:
+        model: any model.
+
+    Returns:
+        nn.Module: ``model``, or the plain convolution where ``model`` itself is a learnable one.
+
+    Raises:
+        ValueError: a layer's kernel depends on the input, or it has no plain equal for another
+            reason; the model is then unchanged.
+    """
+    layers = {m: name for name, m in model.named_modules() if isinstance(m, LearnableConv)}
+    folded, refused = {}, []
+    for layer, name in layers.items():
+        try:
+            folded[layer] = layer.to_dense()
+        except ValueError as error:
+            refused.append(f"{name or 'the model'}: {error}")
+    if refused:
+        raise ValueError(
+            f"{len(refused)} of {len(layers)} learnable convolutions cannot be folded:\n"
+            + "\n".join(refused)
+        )
+    replace_modules(model, folded)
+    return folded.get(model, model)
+
+
+def folded_config(cfg: Config, folded: nn.Module) -> tuple[Config, bool]:
+    """The config that a folded model is built from.
+
+    Args:
+        cfg: the config that the learnable model was built from.
+        folded: what :func:`fold_convs` made of it.
+
+    Returns:
+        tuple: the config, and whether it needs this package. It does not where every folded kernel
+        has the size of the one that it replaced and the config names nothing else of ours. Where it
+        does, ``SwapConv`` with ``fold=True`` gives every convolution its folded size.
+    """
+    plain = copy.deepcopy(cfg)
+    plain.model = _without_learnable(plain.model)
+    wrapper = plain.get("optim_wrapper") or {}
+    if _is_ours(wrapper.get("constructor")):
+        paramwise = wrapper.get("paramwise_cfg") or {}
+        wrapper["constructor"] = paramwise.pop("base", "DefaultOptimWrapperConstructor")
+    shapes = {name: value.shape for name, value in folded.state_dict().items()}
+    built = MODELS.build(copy.deepcopy(plain.model)).state_dict()
+    if shapes != {name: value.shape for name, value in built.items()}:
+        plain = copy.deepcopy(cfg)
+        if plain.model.type != "SwapConv":
+            plain.model.target = plain.model.type
+        plain.model.type = "SwapConv"
+        plain.model.fold = True
+        return plain, True
+    if any(_is_ours(name) for name in _types(plain.to_dict())):
+        return plain, True
+    imports = plain.get("custom_imports")
+    if imports:
+        kept = [name for name in imports["imports"] if name.split(".")[0] != _PACKAGE]
+        imports["imports"] = kept
+        if not kept:
+            plain.pop("custom_imports")
+    return plain, False
+
+
+_PACKAGE = __name__.split(".")[0]
+
+
+def _is_ours(name: Any) -> bool:
+    """Whether a type in a config, a class or a registered name, is this package's."""
+    if not isinstance(name, str):
+        return getattr(name, "__module__", "").split(".")[0] == _PACKAGE
+    name = name.removeprefix("mmengine.")
+    registries = (r for r in vars(registry).values() if isinstance(r, registry.Registry))
+    known = (r.module_dict.get(name) for r in registries)
+    return any(getattr(found, "__module__", "").split(".")[0] == _PACKAGE for found in known)
+
+
+def _types(value: Any) -> Iterator[Any]:
+    """Every type and constructor that a config names."""
+    if isinstance(value, dict):
+        yield from (value[key] for key in ("type", "constructor") if key in value)
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _types(item)
+
+
+def _without_learnable(value: Any) -> Any:
+    """A model's config with its learnable convolutions plain."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(_without_learnable(item) for item in value)
+    if not isinstance(value, dict):
+        return value
+    for key in list(value):
+        cfg = value[key]
+        if key.endswith("conv_cfg") and isinstance(cfg, dict) and _is_ours(cfg.get("type")):
+            value[key] = None
+        else:
+            value[key] = _without_learnable(cfg)
+    kind = value.get("type")
+    name = kind if isinstance(kind, str) else getattr(kind, "__name__", None)
+    if _is_ours(kind) and name == "SwapConv":
+        value["type"] = value.pop("target")
+        value.pop("swaps", None)
+        value.pop("fold", None)
+    elif _is_ours(kind) and name == "LearnableFPN":
+        value["type"] = "FPN"
+        for part in ("output", "lateral"):
+            value.pop(f"{part}_conv_cfg", None)
+            value.pop(f"{part}_levels", None)
+    return value

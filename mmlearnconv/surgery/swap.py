@@ -1,0 +1,335 @@
+"""Plain convolutions of a whole model replaced by learnable ones that compute the same."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from fnmatch import translate
+from typing import Any
+
+from mmcv.cnn import build_conv_layer
+from mmcv.cnn.bricks.wrappers import Conv2d as MMCVConv2d
+from mmcv.cnn.bricks.wrappers import Conv3d as MMCVConv3d
+from mmengine.logging import print_log
+from torch import nn
+
+from ..layers import DCLSConv, LearnableConv
+from ..layers.base import begin_plain_load, report_plain_loads
+from ..registry import MODELS
+from .fold import fold_convs, replace_modules
+
+# Subclasses of these compute more than a convolution (weight standardisation, adaptive padding).
+_PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d, MMCVConv2d, MMCVConv3d)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+@dataclass
+class SwapRule:
+    """Which convolutions of a model to replace, and by what.
+
+    Args:
+        conv: the learnable convolution, as a ``conv_cfg``: ``dict(type='DKE', ...)``.
+        pattern: shell-style pattern, or several, of the convolutions' full names, in which ``*``
+            also matches dots.
+        regex: regular expression, in place of ``pattern``, of the full names.
+        exclude: shell-style pattern, or several, of names to leave alone.
+        kernel_size: only kernels of this size, on all axes or axis by axis.
+        stride: only convolutions of this stride, on all axes or axis by axis.
+        depthwise: only depthwise convolutions, or only others.
+        last: only the last so many of those that are left.
+        share_positions: whether DCLS layers of equal shape, among those of this rule, share their
+            positions.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ValueError: neither or both of ``pattern`` and ``regex``.
+    """
+
+    conv: dict[str, Any]
+    pattern: str | Sequence[str] | None = None
+    regex: str | None = None
+    exclude: str | Sequence[str] = ()
+    kernel_size: int | Sequence[int] | None = None
+    stride: int | Sequence[int] | None = None
+    depthwise: bool | None = None
+    last: int | None = None
+    share_positions: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.conv, dict) or "type" not in self.conv:
+            raise TypeError(f"conv: {self.conv!r}; must be a conv_cfg like dict(type='DCLS')")
+        if (self.pattern is None) == (self.regex is None):
+            raise ValueError("give a pattern or a regex, one of them")
+        if self.last is not None and (not isinstance(self.last, int) or self.last < 1):
+            raise ValueError(f"last: {self.last!r}; must be a positive integer")
+
+    @property
+    def operator(self) -> str:
+        """The convolution's name."""
+        kind = self.conv["type"]
+        return kind if isinstance(kind, str) else kind.__name__
+
+    def __str__(self) -> str:
+        named = ((f.name, getattr(self, f.name)) for f in fields(self) if f.name != "conv")
+        chosen = [f"{name}={value!r}" for name, value in named if value not in (None, (), False)]
+        return f"rule {', '.join(chosen)} -> {self.operator}"
+
+    def names(self, name: str) -> bool:
+        """Whether the rule means a module of this name."""
+        if self.regex is not None:
+            named = re.fullmatch(self.regex, name) is not None
+        else:
+            named = _matches(name, self.pattern)
+        return named and not _matches(name, self.exclude)
+
+    def fits(self, conv: nn.Module) -> bool:
+        """Whether a convolution has what the rule asks for."""
+        depthwise = conv.groups > 1 and conv.groups == conv.in_channels == conv.out_channels
+        return (
+            _equal(conv.kernel_size, self.kernel_size)
+            and _equal(conv.stride, self.stride)
+            and self.depthwise in (None, depthwise)
+        )
+
+
+def _matches(name: str, patterns: str | Iterable[str]) -> bool:
+    patterns = [patterns] if isinstance(patterns, str) else patterns
+    return any(re.match(translate(pattern), name) for pattern in patterns)
+
+
+def _equal(value: tuple[int, ...], wanted: int | Sequence[int] | None) -> bool:
+    if isinstance(wanted, int):
+        wanted = (wanted,) * len(value)
+    return wanted is None or tuple(value) == tuple(wanted)
+
+
+def from_conv(conv: nn.Module, cfg: dict[str, Any]) -> nn.Module:
+    """A learnable convolution that computes what a plain one does, with parameters of its own.
+
+    Args:
+        conv: an ``nn.Conv1d``, ``nn.Conv2d`` or ``nn.Conv3d``.
+        cfg: the learnable convolution, as a ``conv_cfg``. Options that it does not name are those
+            that compute the same function: DCLS gets an element for each cell.
+
+    Returns:
+        nn.Module: the layer, on the device, in the dtype and mode of ``conv``; a plain convolution
+        where the operator leaves kernels of this size plain.
+
+    Raises:
+        TypeError: ``conv`` is no plain convolution.
+        ValueError: the operator cannot compute what ``conv`` does.
+    """
+    _refuse_more_than_plain(conv)
+    layer = _like(conv, cfg)
+    if isinstance(layer, LearnableConv):
+        begin_plain_load().add(layer, conv.weight)
+        report_plain_loads()
+    else:
+        layer.weight.data.copy_(conv.weight)
+    return layer
+
+
+def swap_convs(model: nn.Module, swaps: Sequence[dict[str, Any] | SwapRule]) -> nn.Module:
+    """Replace convolutions of a model, in place, by learnable ones that compute the same.
+
+    Names of modules stay. Do it before the optimizer is made: the parameters are new. Prints what
+    became of which convolution, as a table.
+
+    Args:
+        model: any model.
+        swaps: :class:`SwapRule` or their arguments; the first that means a convolution takes it.
+
+    Returns:
+        nn.Module: ``model``.
+
+    Raises:
+        TypeError: a rule's argument is unknown or of the wrong type.
+        ValueError: a rule matches nothing, or a convolution that its operator cannot replace; the
+            model is then unchanged.
+    """
+    _swap(model, swaps, same_function=True)
+    return model
+
+
+@MODELS.register_module()
+def SwapConv(  # noqa: N802
+    target: str | type,
+    swaps: Sequence[dict[str, Any]] = (),
+    fold: bool = False,
+    **model: Any,
+) -> nn.Module:
+    """Build a model and replace convolutions of it, in a config.
+
+    .. code-block:: python
+
+        _base_ = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
+        custom_imports = dict(imports=['mmlearnconv'])
+        model = dict(
+            type='SwapConv',
+            target='MaskRCNN',
+            swaps=[dict(pattern='backbone.layer[34].*.conv2', conv=dict(type='DKE'))])
+
+    Args:
+        target: the model's type, which the inherited config had for ``type``.
+        swaps: arguments of :class:`SwapRule`, rule by rule. Plain checkpoints load.
+        fold: whether to fold the model after: plain convolutions of the folded kernels' sizes, for
+            checkpoints of ``tools/fold.py``. Default: ``False``.
+        **model: the model's own arguments.
+
+    Returns:
+        nn.Module: the model, of type ``target``; names in its state are the plain one's.
+
+    Raises:
+        TypeError, ValueError: as :func:`swap_convs`.
+    """
+    built = MODELS.build(dict(type=target, **model))
+    _swap(built, swaps, same_function=False)
+    return fold_convs(built) if fold else built
+
+
+def _swap(model: nn.Module, swaps: Sequence[Any], same_function: bool) -> None:
+    """Swap; fresh weights, where nothing is to be kept, only need to start on the same scale."""
+    plan: dict[nn.Module, tuple[str, SwapRule, nn.Module]] = {}
+    for number, swap in enumerate(swaps):
+        rule = _rule(number, swap)
+        chosen = _choose(model, rule, plan)
+        first: dict[Any, DCLSConv] = {}
+        for name, conv in chosen:
+            try:
+                layer = _like(conv, rule.conv)
+                if rule.share_positions:
+                    _share(layer, first)
+            except (TypeError, ValueError) as error:
+                raise type(error)(_cannot(rule, name, conv, error)) from error
+            plan[conv] = (name, rule, layer)
+        if not any(isinstance(plan[conv][2], LearnableConv) for _, conv in chosen):
+            raise ValueError(
+                f"swaps[{number}]: {rule.operator} leaves kernels of size 1 plain, and {rule} "
+                f"matches no others: {', '.join(name for name, _ in chosen)}"
+            )
+    plan = {c: entry for c, entry in plan.items() if isinstance(entry[2], LearnableConv)}
+    load = begin_plain_load()
+    for conv, (name, rule, layer) in plan.items():
+        try:
+            if same_function:
+                load.add(layer, conv.weight)
+            else:
+                layer.init_from_plain(conv.weight)
+        except ValueError as error:
+            raise ValueError(_cannot(rule, name, conv, error)) from error
+    replace_modules(model, {conv: layer for conv, (_, _, layer) in plan.items()})
+    rows = [["convolution", "plain", "becomes"]]
+    rows += [[name, _geometry(conv), rule.operator] for conv, (name, rule, _) in plan.items()]
+    if same_function:
+        errors = [f"{load.errors[layer]:.1e}" for _, _, layer in plan.values()]
+        rows = [[*row, e] for row, e in zip(rows, ["relative error", *errors], strict=True)]
+    print_log(f"{len(plan)} convolutions swapped\n{_table(rows)}", logger="current")
+    report_plain_loads()
+
+
+def _rule(number: int, swap: dict[str, Any] | SwapRule) -> SwapRule:
+    if isinstance(swap, SwapRule):
+        return swap
+    known = [field.name for field in fields(SwapRule)]
+    for name in swap:
+        if name not in known:
+            raise TypeError(f"swaps[{number}]: {name!r} is unknown; allowed are {known}")
+    try:
+        return SwapRule(**swap)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"swaps[{number}]: {error}") from error
+
+
+def _choose(
+    model: nn.Module, rule: SwapRule, taken: Iterable[nn.Module]
+) -> list[tuple[str, nn.Module]]:
+    """The convolutions that a rule means, by name; a module with several names by its first."""
+    named = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if rule.names(name) and module not in named:
+            named[module] = name
+    convs = [(n, m) for m, n in named.items() if isinstance(m, _CONVOLUTIONS)]
+    left = [(n, m) for n, m in convs if m not in taken]
+    chosen = [(n, m) for n, m in left if rule.fits(m)]
+    if not chosen:
+        if left:
+            why = f"of {len(left)} convolutions of such names none has the size asked for"
+        elif convs:
+            why = "earlier rules took all convolutions of such names"
+        elif named:
+            kinds = sorted({type(m).__name__ for m in named})
+            why = f"modules of such names are no plain convolutions: {', '.join(kinds)}"
+        else:
+            known = [n for n, m in model.named_modules() if isinstance(m, _CONVOLUTIONS)]
+            why = f"no module has such a name; the convolutions are {_few(known)}"
+        raise ValueError(f"{rule} matches nothing: {why}")
+    return chosen[-rule.last :] if rule.last else chosen
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join([*names[:3], "...", names[-1]]) if len(names) > 4 else ", ".join(names)
+
+
+def _refuse_more_than_plain(conv: nn.Module) -> None:
+    if type(conv) not in _PLAIN:
+        raise TypeError(f"{type(conv).__name__} is no plain convolution: it computes more than one")
+    if conv._forward_pre_hooks or conv._forward_hooks:
+        raise TypeError("it has hooks that change what it computes; remove them first")
+
+
+def _like(conv: nn.Module, cfg: dict[str, Any]) -> nn.Module:
+    """The layer with a plain convolution's geometry and bias, its kernel not yet set."""
+    _refuse_more_than_plain(conv)
+    arguments = dict(
+        in_channels=conv.in_channels,
+        out_channels=conv.out_channels,
+        kernel_size=conv.kernel_size,
+        stride=conv.stride,
+        padding=conv.padding,
+        dilation=conv.dilation,
+        groups=conv.groups,
+        bias=conv.bias is not None,
+        padding_mode=conv.padding_mode,
+    )
+    layer = build_conv_layer(cfg, **arguments)
+    if isinstance(layer, LearnableConv):
+        options = layer.swap_options()
+        if not options.keys() <= cfg.keys():
+            layer = build_conv_layer(options | cfg, **arguments)
+    elif type(layer) not in _PLAIN:
+        raise ValueError(f"{cfg['type']!r} builds a {type(layer).__name__}, no learnable one")
+    layer.to(device=conv.weight.device, dtype=conv.weight.dtype).train(conv.training)
+    layer.requires_grad_(conv.weight.requires_grad)
+    if conv.bias is not None:
+        layer.bias.data.copy_(conv.bias)
+        layer.bias.requires_grad_(conv.bias.requires_grad)
+    return layer
+
+
+def _share(layer: nn.Module, first: dict[Any, DCLSConv]) -> None:
+    if isinstance(layer, LearnableConv) and not isinstance(layer, DCLSConv):
+        raise ValueError("share_positions: only DCLS layers share positions")
+    if isinstance(layer, DCLSConv):
+        shape = (layer.positions.shape, layer.dilated_kernel_size)
+        layer.share_positions(first.setdefault(shape, layer))
+
+
+def _geometry(conv: nn.Module) -> str:
+    size, stride, dilation = (
+        "x".join(map(str, value)) for value in (conv.kernel_size, conv.stride, conv.dilation)
+    )
+    parts = [f"{conv.in_channels} -> {conv.out_channels}, {size}"]
+    parts += [f"stride {stride}"] * (max(conv.stride) > 1)
+    parts += [f"dilation {dilation}"] * (max(conv.dilation) > 1)
+    parts += [f"groups {conv.groups}"] * (conv.groups > 1)
+    return ", ".join(parts)
+
+
+def _cannot(rule: SwapRule, name: str, conv: nn.Module, error: Exception) -> str:
+    size = f" ({_geometry(conv)})" if isinstance(conv, _CONVOLUTIONS) else ""
+    return f"{rule.operator} cannot replace {name}{size}: {error}"
+
+
+def _table(rows: list[list[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (zip(row, widths, strict=True) for row in rows)
+    return "\n".join("  ".join(f"{c:<{w}}" for c, w in line).rstrip() for line in lines)
