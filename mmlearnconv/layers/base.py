@@ -244,8 +244,22 @@ class LearnableConv(nn.Module):
             return F.pad(input, sides, mode), extra
         return input, tuple(p + e for p, e in zip(sides[-2::-2], extra, strict=True))
 
-    def _add_bias(self, output: Tensor) -> Tensor:
-        return output if self.bias is None else output + self.bias.to(output.dtype)[:, None, None]
+    def _finish(self, output: Tensor, input: Tensor) -> Tensor:
+        """The output with the bias, laid out as :meth:`_laid_out` says."""
+        if self.bias is not None:
+            output = output + self.bias.to(output.dtype)[:, None, None]
+        return self._laid_out(output, input)
+
+    @staticmethod
+    def _laid_out(output: Tensor, input: Tensor) -> Tensor:
+        """The output in the memory format of the input: what ``nn.Conv2d`` gives.
+
+        Not only for speed: mmcv's operations, RoIAlign for one, read a map's memory as NCHW.
+        """
+        channels_last = torch.channels_last
+        if input.is_contiguous() or not input.is_contiguous(memory_format=channels_last):
+            return output.contiguous()
+        return output.contiguous(memory_format=channels_last)
 
     def _padding_sides(self) -> list[int]:
         """The replaced kernel's padding as ``F.pad`` takes it: left, right, top, bottom."""

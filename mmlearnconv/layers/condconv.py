@@ -99,10 +99,10 @@ class CondConv2d(LearnableConv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve ``(N, in_channels, H, W)`` to ``nn.Conv2d``'s ``(N, out_channels, H', W')``."""
+        padded, padding = self._padded(input)
         routing = route(input, self.routing_weight, self.routing_bias)
-        input, padding = self._padded(input)
         output = condconv2d(
-            input,
+            padded,
             self.weight,
             routing,
             self.stride,
@@ -110,7 +110,7 @@ class CondConv2d(LearnableConv2d):
             self.dilation,
             self.groups,
         )
-        return self._add_bias(output)
+        return self._finish(output, input)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, num_experts={self.num_experts}"

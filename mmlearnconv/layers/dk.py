@@ -173,14 +173,14 @@ class DeformableKernelConv2d(LearnableConv2d):
             return dk_conv2d(padded[images], space, offsets[images], *kernel, data_offsets=own)
 
         if self.num_experts is None:
-            return self._add_bias(convolve(slice(None), self.weight))
+            return self._finish(convolve(slice(None), self.weight), input)
         routing = route(input, self.routing_weight, self.routing_bias)
         if len(input) == 0:
             nothing = (routing.sum(0) @ self.weight.flatten(1)).view_as(self.weight[0])
-            return self._add_bias(convolve(slice(None), nothing))
+            return self._finish(convolve(slice(None), nothing), input)
         spaces = (routing @ self.weight.flatten(1)).unflatten(1, self.weight.shape[1:])
         outputs = [convolve(slice(i, i + 1), space) for i, space in enumerate(spaces)]
-        return self._add_bias(torch.cat(outputs))
+        return self._finish(torch.cat(outputs), input)
 
     def extra_repr(self) -> str:
         parts = [super().extra_repr(), f"mode={self.mode!r}, scope={self.scope}"]

@@ -228,7 +228,7 @@ class DKEConv2d(LearnableConv2d):
             self.groups,
             self._scores(padded, padding) if self.attention else None,
         )
-        return self._add_bias(output)
+        return self._finish(output, input)
 
     def _scores(self, padded: Tensor, padding: tuple[int, int]) -> Tensor:
         """a at the output locations: the input under the window's middle, zero outside the map."""

@@ -187,8 +187,8 @@ class DRConv2d(LearnableConv2d):
             filters = filters + offset[..., None, None]
             output = drconv2d(padded, guide, filters, *geometry)
         if base is not None:
-            return output + self._convolve(input, base)
-        return self._add_bias(output)
+            return self._laid_out(output + self._convolve(input, base), input)
+        return self._finish(output, input)
 
     def extra_repr(self) -> str:
         parts = [super().extra_repr(), f"regions={self.regions}"]

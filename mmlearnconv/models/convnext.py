@@ -244,7 +244,8 @@ class ConvNeXt(BaseModule):
         for i, (down, stage) in enumerate(zip(self.downsample_layers, self.stages, strict=True)):
             x = stage(down(x))
             if i in self.out_indices:
-                outputs.append(getattr(self, f"norm{i}")(x))
+                # mmcv's operations, RoIAlign for one, read a map's memory as NCHW.
+                outputs.append(getattr(self, f"norm{i}")(x).contiguous())
         return tuple(outputs)
 
     def train(self, mode: bool = True) -> "ConvNeXt":

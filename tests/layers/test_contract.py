@@ -168,6 +168,26 @@ def test_explicit_padding_of_conv_module(name, layer, options, mode):
 
 @LAYER
 @pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_outputs_lie_in_memory_as_a_convolution_s(name, layer, options, groups, memory_format):
+    """mmcv's RoIAlign reads a map's memory as NCHW, whatever its strides say."""
+    x = torch.randn(3, 4, 12, 10).contiguous(memory_format=memory_format)
+    for size in (1, 3, 7):
+        if size == 1 and name.startswith(("DCLS", "CoC", "ConvStnd", "ConvOrth")):
+            continue  # The layer itself is not meant for it.
+        geometry = dict(padding=size // 2, groups=groups)
+        output = layer(4, 4, size, **geometry, **options)(x)
+        assert output.stride() == nn.Conv2d(4, 4, size, **geometry)(x).stride()
+
+
+@LAYER
+def test_an_input_without_a_batch_is_refused_with_its_shape(name, layer, options):
+    with pytest.raises(ValueError, match=r"shape \(4, 9, 9\); it must have 4 dimensions"):
+        layer(4, 4, 3, **options)(torch.randn(4, 9, 9))
+
+
+@LAYER
+@pytest.mark.parametrize("groups", [1, 4])
 def test_inputs_of_every_kind(name, layer, options, groups):
     conv = layer(4, 4, 7, padding=3, groups=groups, **options)
     x = torch.randn(3, 4, 12, 10)
