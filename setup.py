@@ -25,7 +25,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["mmlearnconv", "mmlearnconv.*"]),
-    install_requires=["torch>=2.4", "numpy"],
+    install_requires=["torch>=2.6", "numpy"],
     extras_require=families,
     zip_safe=False,
 )
