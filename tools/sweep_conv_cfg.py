@@ -32,6 +32,8 @@ from mmlearnconv.layers import LearnableConv
 
 OPERATORS = ("DCLS", "DK", "DKE", "CoC", "DRConv")
 PLAIN = "plain"
+# These multiply a convolution's weight themselves; SwapConv reaches their other convolutions.
+READ_WEIGHTS = {"TOODHead"}
 # DINO wants as many locations as it has queries.
 LEAST_SIZE = {"dino/dino-4scale_r50_8xb2-12e_coco": 256}
 MMDET = (
@@ -99,6 +101,8 @@ MMSEG = (
 
 def accepts_conv_cfg(kind: Any) -> bool:
     """Whether a component's constructor, or one that its ``**kwargs`` go to, takes conv_cfg."""
+    if getattr(kind, "__name__", None) in READ_WEIGHTS:
+        return False
     for base in inspect.getmro(kind) if inspect.isclass(kind) else ():
         if "__init__" not in vars(base):
             continue
@@ -230,6 +234,9 @@ def check(scope: str, name: str, operator: str, size: int = 128) -> tuple[str, s
         # Else images are padded to the crop of the recipe.
         cfg.model.data_preprocessor.size = (size, size)
         cfg.model.test_cfg = dict(mode="whole")
+    for augment in cfg.model.data_preprocessor.get("batch_augments") or []:
+        if augment.type == "BatchFixedSizePad":
+            augment.size = (size, size)
     places = put(cfg.model, operator)
     done = ""
     # What the Runner tells components that change with the iteration.
