@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..ops import dke_conv2d, dke_response
 from ..registry import CONV_LAYERS
-from .base import LearnableConv2d, plain_if_pointwise, positive_int, relative_error
+from .base import LearnableConv2d, plain_if_pointwise, positive_int
 
 INTERPOLATIONS = ("gauss", "bilinear")
 POSITION_INITS = ("normal", "grid")
@@ -170,24 +170,31 @@ class DKEConv2d(LearnableConv2d):
         if self.interpolation == "gauss":
             self.alpha.fill_(SWAP_ALPHA)
         self._neutral_attention()
-        # Least squares, for every input channel: gram (in, p, p), moment (in, p, out / groups).
-        response = self._response().double()[:, :kept].flatten(2)
+        # Least squares, for every input channel: gram (in, p, p), moment (in, p, out / groups). The
+        # window is large beside the plain kernel: only products with it are formed.
+        response = self._response().double()[:, :kept]
         if kept == weight.shape[2] * weight.shape[3]:
             response = response[:1]  # All channels have the same grid.
-        target = self._in_window(weight).double()
-        target = target.unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(0, 1).flatten(2)
-        gram = response @ response.mT
-        solved = torch.linalg.solve(gram, response @ target.mT)
-        solved = solved.unflatten(0, (self.groups, -1)).permute(0, 3, 1, 2).flatten(0, 1)
+        gram = response.flatten(2) @ response.flatten(2).mT
+        target = weight.double().unflatten(0, (self.groups, -1)).transpose(1, 2)
+        target = target.flatten(0, 1).flatten(2)
+        moment = self._in_place_of_plain(response).flatten(2) @ target.mT
+        solved = torch.linalg.solve(gram, moment).to(weight.dtype)
         self.weight.zero_()
-        self.weight[..., :kept] = solved.to(weight.dtype)
-        return [(self, relative_error(self._static_kernel(), self._in_window(weight)))]
-
-    def _in_window(self, weight: Tensor) -> Tensor:
-        vertical, horizontal = (
-            (s - k) // 2 for s, k in zip(self.window, self.kernel_size, strict=True)
+        self.weight[..., :kept] = (
+            solved.unflatten(0, (self.groups, -1)).permute(0, 3, 1, 2).flatten(0, 1)
         )
-        return F.pad(weight, (horizontal, horizontal, vertical, vertical))
+        solved = solved.double()
+        missed = target.square().sum() + (solved * (gram @ solved - 2 * moment)).sum()
+        return [
+            (self, (missed.clamp_min(0) / target.square().sum().clamp_min(1e-300)).sqrt().item())
+        ]
+
+    def _in_place_of_plain(self, window: Tensor) -> Tensor:
+        """The cells of a window that the plain kernel's lie on."""
+        for axis, (s, k) in enumerate(zip(self.window, self.kernel_size, strict=True)):
+            window = window.narrow(axis - 2, (s - k) // 2, k)
+        return window
 
     def _response(self) -> Tensor:
         """G, ``(in or 1, points, rows, columns)``, in float32 also where the model is in half."""
