@@ -1,6 +1,12 @@
 """Hooks and constructors for mmengine's Runner, and what the command lines share."""
 
 from .checkpoint import CheckpointError, guard_checkpoints, load_checkpoint, written_whole
+from .hooks import (
+    LearnableConvStatsHook,
+    OrthogonalityLossHook,
+    RepulsiveLossHook,
+    ReseedHook,
+)
 from .launch import (
     add_trust_option,
     argument_parser,
@@ -13,11 +19,16 @@ from .launch import (
     use_amp,
     use_auto_scale_lr,
 )
-from .optim import LearnableConvOptimWrapperConstructor
+from .optim import BFloat16OptimWrapper, LearnableConvOptimWrapperConstructor
 
 __all__ = [
+    "BFloat16OptimWrapper",
     "CheckpointError",
     "LearnableConvOptimWrapperConstructor",
+    "LearnableConvStatsHook",
+    "OrthogonalityLossHook",
+    "RepulsiveLossHook",
+    "ReseedHook",
     "add_trust_option",
     "argument_parser",
     "check_data",

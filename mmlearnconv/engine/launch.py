@@ -161,15 +161,18 @@ def check_data(cfg: Config, *splits: str) -> None:
 
 
 def use_amp(cfg: Config) -> None:
-    """Train in automatic mixed precision, with dynamic loss scaling.
+    """Train in automatic mixed precision.
 
-    Raises:
-        ValueError: there is no GPU.
+    float16 with dynamic loss scaling on a GPU, bfloat16 without one; a config that already names a
+    wrapper for mixed precision keeps it.
     """
-    if not torch.cuda.is_available():
-        raise ValueError("--amp needs a GPU, and PyTorch sees none on this machine")
-    cfg.optim_wrapper.type = "AmpOptimWrapper"
-    cfg.optim_wrapper.loss_scale = "dynamic"
+    if cfg.optim_wrapper.get("type", "OptimWrapper") != "OptimWrapper":
+        return
+    if torch.cuda.is_available():
+        cfg.optim_wrapper.type = "AmpOptimWrapper"
+        cfg.optim_wrapper.loss_scale = "dynamic"
+    else:
+        cfg.optim_wrapper.type = "BFloat16OptimWrapper"
 
 
 def use_auto_scale_lr(cfg: Config) -> None:

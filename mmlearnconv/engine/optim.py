@@ -1,12 +1,18 @@
-"""Optimizer-wrapper constructor that gives every layer's parameters what the layer asks for."""
+"""Optimizer wrapper and its constructor: what layers ask for, and bfloat16 on any device."""
 
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
+import torch
 from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
-from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
-from torch import nn
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
+from mmengine.utils import apply_to
+from torch import Tensor, nn
 
 from ..layers import LearnableConv
 
@@ -25,12 +31,18 @@ class LearnableConvOptimWrapperConstructor:
             constructor='LearnableConvOptimWrapperConstructor',
             paramwise_cfg=dict(
                 base='LearningRateDecayOptimizerConstructor',
-                decay_rate=0.95, decay_type='layer_wise', num_layers=6))
+                decay_rate=0.95, decay_type='layer_wise', num_layers=6,
+                optim_policy=dict(offset_weight=dict(lr_mult=0.1))))
 
     Args:
         optim_wrapper_cfg: as mmengine's constructors.
-        paramwise_cfg: the other constructor's, plus ``base``, its type name. Default of ``base``:
-            ``'DefaultOptimWrapperConstructor'``.
+        paramwise_cfg: the other constructor's, plus ``base``, its type name (default:
+            ``'DefaultOptimWrapperConstructor'``), and ``optim_policy``, which replaces what layers
+            ask for: parameter name, or class and parameter (``'DCLSConv2d.positions'``), to
+            ``lr_mult`` and ``decay_mult``; ``{}`` for nothing special.
+
+    Raises:
+        ValueError: ``optim_policy`` names a parameter that no layer has, or another multiplier.
     """
 
     def __init__(
@@ -38,6 +50,13 @@ class LearnableConvOptimWrapperConstructor:
     ) -> None:
         paramwise_cfg = dict(paramwise_cfg or {})
         base = paramwise_cfg.pop("base", "DefaultOptimWrapperConstructor")
+        self.overrides = dict(paramwise_cfg.pop("optim_policy", None) or {})
+        for name, policy in self.overrides.items():
+            if not set(policy) <= {"lr_mult", "decay_mult"}:
+                raise ValueError(
+                    f"paramwise_cfg.optim_policy: {name!r} has {sorted(policy)}; allowed are "
+                    "lr_mult and decay_mult"
+                )
         self.base = OPTIM_WRAPPER_CONSTRUCTORS.build(
             dict(
                 type=base,
@@ -49,32 +68,88 @@ class LearnableConvOptimWrapperConstructor:
     def __call__(self, model: nn.Module) -> OptimWrapper:
         optim_wrapper = self.base(model)
         optimizer = optim_wrapper.optimizer
-        policies = {
-            parameter: (name, layer.optim_policy[name])
-            for layer in model.modules()
-            if isinstance(layer, LearnableConv)
-            for name, parameter in layer.named_parameters(recurse=False)
-            if name in layer.optim_policy
-        }
+        policies = self._policies(model)
         new_groups, moved = [], Counter()
         for group in optimizer.param_groups:
             own = {}
             for parameter in [p for p in group["params"] if p in policies]:
                 name, policy = policies[parameter]
-                if name not in own:
-                    own[name] = {k: v for k, v in group.items() if k != "param_names"}
-                    own[name]["lr"] = group["lr"] * policy.get("lr_mult", 1.0)
-                    own[name]["weight_decay"] = group["weight_decay"] * policy.get("decay_mult", 1)
-                    own[name]["params"] = []
-                _move(parameter, group, own[name])
+                key = (name, *sorted(policy.items()))
+                if key not in own:
+                    own[key] = {k: v for k, v in group.items() if k != "param_names"}
+                    own[key]["lr"] = group["lr"] * policy.get("lr_mult", 1.0)
+                    own[key]["weight_decay"] = group["weight_decay"] * policy.get("decay_mult", 1)
+                    own[key]["params"] = []
+                _move(parameter, group, own[key])
                 moved[f"{name} ({', '.join(f'{k}={v:g}' for k, v in policy.items())})"] += 1
             new_groups += own.values()
-        optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+        # Plain dictionaries: mmengine's own kind does not go through torch.compile.
+        optimizer.param_groups[:] = [
+            {**group} for group in optimizer.param_groups if group["params"]
+        ]
         for group in new_groups:
             optimizer.add_param_group(group)
         for what, count in moved.items():
             print_log(f"optim_policy applied to {count} parameters {what}", logger="current")
         return optim_wrapper
+
+    def _policies(self, model: nn.Module) -> dict[nn.Parameter, tuple[str, dict[str, float]]]:
+        """What every parameter that is not like the others wants, with its name."""
+        policies, names = {}, set()
+        for layer in model.modules():
+            if not isinstance(layer, LearnableConv):
+                continue
+            layer.policy_settled = True
+            for name, parameter in layer.named_parameters(recurse=False):
+                full = f"{type(layer).__name__}.{name}"
+                names |= {name, full}
+                policy = self.overrides.get(full, self.overrides.get(name))
+                if policy is None:
+                    policy = layer.optim_policy.get(name)
+                if policy:
+                    policies[parameter] = (name, policy)
+        for name in self.overrides:
+            if name not in names:
+                raise ValueError(
+                    f"paramwise_cfg.optim_policy: {name!r} is no parameter of the learnable "
+                    f"convolutions of the model; they have {sorted(names)}"
+                )
+        return policies
+
+
+@OPTIM_WRAPPERS.register_module()
+class BFloat16OptimWrapper(OptimWrapper):
+    """mmengine's optimizer wrapper, with the model in bfloat16 by autocast.
+
+    On any device, where mmengine's ``AmpOptimWrapper`` wants a GPU. bfloat16 has float32's range:
+    no loss scaling. On the CPU mmcv's operations know float32 alone; there, what a detector or
+    segmentor does in ``extract_feat`` is in bfloat16, its heads in float32.
+
+    Args:
+        **kwargs: as ``OptimWrapper``.
+    """
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        bare = model.module if is_model_wrapper(model) else model
+        device = next(bare.parameters()).device.type
+        with super().optim_context(model):
+            if device == "cpu" and hasattr(bare, "extract_feat"):
+                bare.extract_feat = partial(_in_bfloat16, bare.extract_feat)
+                try:
+                    yield
+                finally:
+                    del bare.extract_feat
+            else:
+                with torch.autocast(device, dtype=torch.bfloat16):
+                    yield
+
+
+def _in_bfloat16(extract: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Run under the CPU's autocast and return float32."""
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        features = extract(*args, **kwargs)
+    return apply_to(features, lambda x: isinstance(x, Tensor), Tensor.float)
 
 
 def _move(parameter: nn.Parameter, source: dict[str, Any], target: dict[str, Any]) -> None:

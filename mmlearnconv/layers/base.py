@@ -57,6 +57,9 @@ class LearnableConv(nn.Module):
     #: How the parameters want to be optimised: name -> ``lr_mult`` and ``decay_mult``.
     optim_policy: dict[str, dict[str, float]] = {}
 
+    #: Whether an optimizer's maker has read ``optim_policy``, or its neglect was logged.
+    policy_settled = False
+
     def __init__(
         self,
         in_channels: int,
@@ -345,9 +348,33 @@ def _clamp_stepped_layers(optimizer: torch.optim.Optimizer, args: tuple, kwargs:
     if not _live_layers:
         return
     stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    neglected: dict[str, dict[str, float]] = {}
     for layer in list(_live_layers):
-        if any(id(p) in stepped for p in layer.parameters(recurse=False)):
-            layer.clamp_parameters()
+        trained = {n for n, p in layer.named_parameters(recurse=False) if id(p) in stepped}
+        if not trained:
+            continue
+        layer.clamp_parameters()
+        if not layer.policy_settled:
+            layer.policy_settled = True
+            for name in layer.optim_policy.keys() & trained:
+                neglected[f"{type(layer).__name__}.{name}"] = layer.optim_policy[name]
+    if neglected:
+        _log_neglected(neglected)
+
+
+def _log_neglected(policies: dict[str, dict[str, float]]) -> None:
+    """Say once which parameters train as all others do although their paper says otherwise."""
+    wishes = ", ".join(
+        f"{name} ({' '.join(f'{k}={v:g}' for k, v in policy.items())})"
+        for name, policy in sorted(policies.items())
+    )
+    print_log(
+        f"trained with the optimizer's own learning rate and weight decay: {wishes}. The papers' "
+        "stand in brackets; optim_wrapper = "
+        "dict(constructor='LearnableConvOptimWrapperConstructor') applies them",
+        logger="current",
+        level=logging.INFO,
+    )
 
 
 register_optimizer_step_post_hook(_clamp_stepped_layers)

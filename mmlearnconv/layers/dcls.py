@@ -193,6 +193,15 @@ class DCLSConv(LearnableConv):
             for axis, cells in enumerate(self.dilated_kernel_size):
                 self.positions[axis].clamp_(-(cells // 2), (cells - 1) // 2)
 
+    @torch.no_grad()
+    def share_at_edge(self) -> Tensor:
+        """Share of the elements that lie on the window's edge on an axis; if large, widen it."""
+        positions = self.position_owner.positions
+        at_edge = torch.zeros_like(positions[0], dtype=torch.bool)
+        for along, cells in zip(positions, self.dilated_kernel_size, strict=True):
+            at_edge |= (along <= -(cells // 2)) | (along >= (cells - 1) // 2)
+        return at_edge.float().mean()
+
     def dense_kernel(self) -> Tensor:
         """The constructed kernel, ``(out, in / groups, *window)``."""
         positions = self.position_owner.positions

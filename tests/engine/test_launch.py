@@ -89,11 +89,17 @@ def test_data_that_makes_itself_is_not_missed(monkeypatch, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_amp_without_a_gpu_is_refused(detector):
+def test_amp_is_float16_on_a_gpu_and_bfloat16_without(detector):
+    engine.use_amp(detector)
+    wrapper = detector.optim_wrapper
     if torch.cuda.is_available():
-        pytest.skip("this machine has a GPU")
-    with pytest.raises(ValueError, match="--amp needs a GPU"):
-        engine.use_amp(detector)
+        assert (wrapper.type, wrapper.loss_scale) == ("AmpOptimWrapper", "dynamic")
+    else:
+        assert wrapper.type == "BFloat16OptimWrapper"
+    wrapper.type = "AmpOptimWrapper"
+    wrapper.loss_scale = 512.0
+    engine.use_amp(detector)
+    assert (wrapper.type, wrapper.loss_scale) == ("AmpOptimWrapper", 512.0)
 
 
 def test_auto_scale_lr(detector):

@@ -1,0 +1,290 @@
+"""Hooks for mmengine's Runner: losses on parameters, what to watch, and exact restarts."""
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from torch import Tensor, nn
+
+from ..layers import CoCConv2d, DCLSConv, DRConv2d, LearnableConv
+from ..ops import orthogonality, repulsion
+
+
+def _model(runner: Any) -> nn.Module:
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+
+class ParameterLossHook(Hook):
+    """Adds a loss on parameters to what the model returns in training, under a name of its own.
+
+    The detector's or segmentor's ``parse_losses`` sums and logs it with the others, so that loss
+    scaling, accumulation and distributed training treat it alike.
+
+    Args:
+        weight: factor of the loss.
+        begin: epoch, or iteration, from which the loss counts.
+        by_epoch: whether ``begin`` counts epochs.
+
+    Raises:
+        ValueError: a negative ``weight`` or ``begin``.
+    """
+
+    #: Name in the loss dictionary and the log.
+    loss_name = "loss_parameters"
+
+    def __init__(self, weight: float, begin: int = 0, by_epoch: bool = True) -> None:
+        for name, value in (("weight", weight), ("begin", begin)):
+            if value < 0:
+                raise ValueError(f"{name}: {value!r}; must not be negative")
+        self.weight, self.begin, self.by_epoch = weight, begin, by_epoch
+
+    def layers(self, model: nn.Module) -> list[LearnableConv]:
+        """The layers whose parameters the loss is on."""
+        raise NotImplementedError
+
+    def loss(self, layers: list[LearnableConv]) -> Tensor:
+        """The loss, unweighted; a scalar."""
+        raise NotImplementedError
+
+    def before_train(self, runner: Any) -> None:
+        layers = self.layers(_model(runner))
+        if not layers:
+            raise ValueError(f"{type(self).__name__}: the model has no layer for its loss")
+
+        def add(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
+            now = runner.epoch if self.by_epoch else runner.iter
+            if kwargs.get("mode") == "loss" and now >= self.begin:
+                output[self.loss_name] = self.weight * self.loss(layers)
+            return output
+
+        self._handle = _model(runner).register_forward_hook(add, with_kwargs=True)
+
+    def after_train(self, runner: Any) -> None:
+        self._handle.remove()
+
+
+@HOOKS.register_module()
+class RepulsiveLossHook(ParameterLossHook):
+    r"""Keeps the elements of DCLS kernels apart, as ``loss_repulsive``.
+
+    :math:`w R^2`, R the mean over layers, kernels and pairs of elements of
+    :math:`\max(0, r - \lVert p_i - p_j \rVert_2)`. Shared positions count once.
+
+    Args:
+        weight: w.
+        radius: r, in cells. Default: 1.
+        begin: epoch, or iteration, from which the loss counts. Default: 20.
+        by_epoch: whether ``begin`` counts epochs. Default: ``True``.
+
+    Raises:
+        ValueError: a number out of range, or a model without DCLS layers of two elements or more.
+    """
+
+    loss_name = "loss_repulsive"
+
+    def __init__(
+        self, weight: float = 1.0, radius: float = 1.0, begin: int = 20, by_epoch: bool = True
+    ) -> None:
+        super().__init__(weight, begin, by_epoch)
+        if radius <= 0:
+            raise ValueError(f"radius: {radius!r}; must be positive")
+        self.radius = radius
+
+    def layers(self, model: nn.Module) -> list[LearnableConv]:
+        return [
+            m
+            for m in model.modules()
+            if isinstance(m, DCLSConv) and m.position_owner is m and m.kernel_count > 1
+        ]
+
+    def loss(self, layers: list[LearnableConv]) -> Tensor:
+        means = [repulsion(layer.positions, self.radius) for layer in layers]
+        return torch.stack(means).mean().square()
+
+
+@HOOKS.register_module()
+class OrthogonalityLossHook(ParameterLossHook):
+    r"""Draws the filters of CoC layers to orthonormal ones, as ``loss_orthogonality``.
+
+    :math:`w` times the mean over layers of :math:`\lVert K K^T - I \rVert_F^2 / n^2`, K the n
+    flattened filters of a layer after association and normalisation.
+
+    Args:
+        weight: w.
+        begin: epoch, or iteration, from which the loss counts. Default: 0.
+        by_epoch: whether ``begin`` counts epochs. Default: ``True``.
+
+    Raises:
+        ValueError: a number out of range, or a model without CoC layers.
+    """
+
+    loss_name = "loss_orthogonality"
+
+    def layers(self, model: nn.Module) -> list[LearnableConv]:
+        return [m for m in model.modules() if isinstance(m, CoCConv2d)]
+
+    def loss(self, layers: list[LearnableConv]) -> Tensor:
+        return torch.stack([orthogonality(layer.dense_kernel()) for layer in layers]).mean()
+
+
+@HOOKS.register_module()
+class LearnableConvStatsHook(Hook):
+    """Logs what the layers learn, part by part, as scalars of every visualiser.
+
+    Parts are stages: names of modules up to the last number but one (``backbone.stages.2``,
+    ``neck.fpn_convs``). For each,
+
+    - ``positions_speed``: mean distance in cells that positions moved an iteration since they were
+      last logged (of DCLS and DKE);
+    - ``positions_at_edge``: share of DCLS elements that lie on the window's edge on an axis: if it
+      grows, enlarge the window;
+    - ``regions_entropy``: entropy in bits of DRConv's regions over the locations of a batch, at
+      most the logarithm of their number; ``regions_empty``: regions that no location chose, a mean
+      over layers.
+
+    Args:
+        interval: iterations between two records. Default: 50.
+
+    Raises:
+        ValueError: ``interval`` below 1.
+    """
+
+    def __init__(self, interval: int = 50) -> None:
+        if interval < 1:
+            raise ValueError(f"interval: {interval!r}; must be at least 1")
+        self.interval = interval
+
+    def before_train(self, runner: Any) -> None:
+        self._stages: dict[str, list[LearnableConv]] = {}
+        for name, module in _model(runner).named_modules():
+            if isinstance(module, LearnableConv):
+                self._stages.setdefault(stage_of(name), []).append(module)
+        self._places = {p: p.detach().clone() for p in self._positions()}
+        self._regions: dict[DRConv2d, Tensor] = {}
+        self._handles: list[Any] = []
+
+    def _positions(self) -> Iterator[nn.Parameter]:
+        for layers in self._stages.values():
+            for layer in layers:
+                positions = dict(layer.named_parameters(recurse=False)).get("positions")
+                if positions is not None:
+                    yield positions
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        if (runner.iter + 1) % self.interval:
+            return
+        for layers in self._stages.values():
+            for layer in layers:
+                if isinstance(layer, DRConv2d):
+                    self._handles.append(
+                        layer.register_forward_hook(self._count_regions, with_kwargs=True)
+                    )
+
+    @torch.no_grad()
+    def _count_regions(
+        self, layer: DRConv2d, args: tuple[Tensor, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
+        guide = kwargs.get("guide", args[1] if len(args) > 1 else None)
+        guide = layer.guide(args[0]) if guide is None else guide
+        counts = guide.argmax(1).flatten().bincount(minlength=layer.regions)
+        self._regions[layer] = self._regions.get(layer, 0) + counts
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        if (runner.iter + 1) % self.interval:
+            return
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        for stage, layers in self._stages.items():
+            for name, values in self._measure(layers).items():
+                value = torch.stack(values).mean().item()
+                runner.message_hub.update_scalar(f"train/{name}/{stage}", value)
+        self._places = {p: p.detach().clone() for p in self._positions()}
+        self._regions.clear()
+
+    @torch.no_grad()
+    def _measure(self, layers: list[LearnableConv]) -> dict[str, list[Tensor]]:
+        found: dict[str, list[Tensor]] = {}
+        for layer in layers:
+            positions = dict(layer.named_parameters(recurse=False)).get("positions")
+            if positions is not None:
+                # DCLS has the axes first, DKE last.
+                axis = 0 if isinstance(layer, DCLSConv) else -1
+                moved = (positions - self._places[positions]).norm(dim=axis).mean()
+                found.setdefault("positions_speed", []).append(moved / self.interval)
+                if isinstance(layer, DCLSConv):
+                    found.setdefault("positions_at_edge", []).append(layer.share_at_edge())
+            if layer in self._regions:
+                counts = self._regions[layer].double()
+                share = counts / counts.sum().clamp_min(1)
+                entropy = torch.special.entr(share).sum() / np.log(2)
+                found.setdefault("regions_entropy", []).append(entropy)
+                found.setdefault("regions_empty", []).append((counts == 0).sum().double())
+        return found
+
+
+def stage_of(name: str) -> str:
+    """The part of a model that a layer belongs to, for a figure a part.
+
+    ``backbone.stages.2.1.depthwise_conv`` is of ``backbone.stages.2``, ``backbone.layer3.4.conv2``
+    of ``backbone.layer3``, ``neck.fpn_convs.0.conv`` of ``neck.fpn_convs``.
+    """
+    parts = name.split(".")
+    numbers = [i for i, part in enumerate(parts) if part.isdigit()]
+    return ".".join(parts[: numbers[-1]]) if numbers else ".".join(parts[:-1]) or name
+
+
+@HOOKS.register_module()
+class ReseedHook(Hook):
+    """Makes a resumed run repeat what an uninterrupted one does, number for number.
+
+    mmengine's checkpoints hold no state of random number generators. Instead of saving it, which
+    would be one state a rank and worker, every iteration starts from a seed of its own, of the
+    run's seed, the iteration and the rank; loading its batch, from another. Python's, numpy's and
+    PyTorch's generators are seeded.
+
+    What workers of a data loader draw is their own: with ``num_workers=0``, and in loops by epoch
+    with ``persistent_workers=False`` (mmengine seeds new workers alike), a restart is exact; else
+    only its augmentations differ.
+
+    Args:
+        seed: the run's seed. Default: the runner's (``randomness=dict(seed=...)``).
+    """
+
+    priority = "VERY_LOW"
+
+    def __init__(self, seed: int | None = None) -> None:
+        self.seed = seed
+
+    def _reseed(self, runner: Any, iteration: int, loading: bool) -> None:
+        seed = runner.seed if self.seed is None else self.seed
+        drawn = np.random.SeedSequence([seed, iteration, get_rank(), loading]).generate_state(1)[0]
+        random.seed(int(drawn))
+        np.random.seed(drawn)
+        torch.manual_seed(int(drawn))
+
+    def before_train(self, runner: Any) -> None:
+        # An iterator draws a seed for its workers: not from what augmentations are drawn from.
+        runner.train_dataloader.generator = torch.Generator()
+
+    def before_train_epoch(self, runner: Any) -> None:
+        self._reseed(runner, runner.iter, loading=True)
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        self._reseed(runner, runner.iter, loading=False)
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        self._reseed(runner, runner.iter + 1, loading=True)
+
+    def after_val(self, runner: Any) -> None:
+        self._reseed(runner, runner.iter, loading=True)
