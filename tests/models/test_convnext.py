@@ -138,3 +138,31 @@ def test_drop_path_rises_linearly():
 def test_wrong_arguments_are_named(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         ConvNeXt(**dict(arch=SMALL) | wrong)
+
+
+def test_shared_positions_are_one_parameter_for_stock_training():
+    """mmengine's own constructor and averaging, which take aliases for parameters of their own."""
+    from mmengine.model import ExponentialMovingAverage
+    from mmengine.optim import build_optim_wrapper
+
+    model = ConvNeXt(SMALL, conv_cfg=DCLS)
+    wrapper = build_optim_wrapper(
+        model,
+        dict(
+            optimizer=dict(type="SGD", lr=0.1, weight_decay=0.01),
+            paramwise_cfg=dict(custom_keys={"positions": dict(decay_mult=0.0)}),
+        ),
+    )
+    names = [name for name, _ in model.named_parameters() if name.endswith("positions")]
+    assert len(names) == 4
+    averaged = ExponentialMovingAverage(model, momentum=0.25, update_buffers=True)
+    averaged.update_parameters(model)  # The first time copies.
+    before = {name: model.get_parameter(name).detach().clone() for name in names}
+    wrapper.update_params(sum(y.square().sum() for y in model(torch.randn(1, 3, 64, 64))))
+    averaged.update_parameters(model)
+    for name in names:
+        expected = torch.lerp(before[name], model.get_parameter(name), 0.25)
+        torch.testing.assert_close(averaged.module.get_parameter(name), expected)
+    copied = dcls_layers(averaged.module)
+    assert len({layer.position_owner for layer in copied}) == 4
+    assert not {layer.position_owner for layer in copied} & set(dcls_layers(model))

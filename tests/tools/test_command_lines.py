@@ -111,21 +111,31 @@ def test_two_processes_on_the_cpu(tmp_path):
     )
 
 
+# mmdet's own pipelines.
+SMALL_IMAGES = [
+    "train_dataloader.dataset.pipeline.2.scale=(320,192)",
+    "val_dataloader.dataset.pipeline.1.scale=(320,192)",
+]
+
+
 @pytest.mark.parametrize(
-    "detector",
+    ("detector", "options"),
     [
-        "mask_rcnn_dcls_convnext_t",
-        "cascade_mask_rcnn_dcls_convnext_t",
-        "mask_rcnn_drconv_fpn_r50",
-        "retinanet_drconv_r50",
+        ("mask_rcnn_dcls_convnext_t", []),
+        ("cascade_mask_rcnn_dcls_convnext_t", []),
+        ("mask_rcnn_drconv_fpn_r50", SMALL_IMAGES),
+        ("retinanet_drconv_r50", SMALL_IMAGES),
+        ("faster_rcnn_dk_mobilenetv2", SMALL_IMAGES),
+        ("faster_rcnn_dke_r50_fpn", SMALL_IMAGES),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_detectors_train_and_test_on_coco(detector, tiny_coco, tmp_path):
+def test_detectors_train_and_test_on_coco(detector, options, tiny_coco, tmp_path):
     run(
         *("tools/train.py", f"configs/{detector}.py", "--data-root", tiny_coco),
         *("--work-dir", tmp_path, "--cfg-options", "train_cfg.max_epochs=1"),
         *("train_dataloader.dataset.indices=2", "default_hooks.logger.interval=1"),
-        *(*FEW_IMAGES, *ONE_PROCESS),
+        *(*FEW_IMAGES, *ONE_PROCESS, *options),
     )
     lines = scalars(tmp_path)
     assert all(torch.isfinite(torch.tensor(line["loss"])) for line in lines if "loss" in line)
