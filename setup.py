@@ -1,11 +1,14 @@
 """Installs mmlearnconv: ``pip install -e . --no-build-isolation``."""
 
+import os
 import re
 from pathlib import Path
+from typing import Any
 
 from setuptools import find_packages, setup
 
-root = Path(__file__).parent
+root = Path(__file__).parent.resolve()
+package = "mmlearnconv"
 version = re.search(r'"(.+)"', (root / "mmlearnconv" / "version.py").read_text()).group(1)
 
 # The two families of OpenMMLab packages share their import names: install one of them.
@@ -15,6 +18,26 @@ families = {
     "openmmlab-det": ["mmengine>=0.10", "mmcv>=2.0", "mmdet>=3.0"],
     "openmmlab-seg": ["mmengine>=0.10", "mmcv>=2.0", "mmsegmentation>=1.0"],
 }
+
+
+def compiled() -> dict[str, Any]:
+    """The extension, unless ``MMLEARNCONV_WITHOUT_OPS=1`` or there is no PyTorch to build with."""
+    if os.environ.get("MMLEARNCONV_WITHOUT_OPS") == "1":
+        return {}
+    try:
+        from torch.utils.cpp_extension import BuildExtension, CppExtension
+    except ImportError:
+        print("PyTorch is not installed, or hidden by build isolation: no compiled operations")
+        return {}
+    folder = root / package / "ops" / "csrc"
+    extension = CppExtension(
+        f"{package}.ops._ext",
+        sorted(path.relative_to(root).as_posix() for path in folder.glob("**/*.cpp")),
+        extra_compile_args=["-O3", "-fopenmp", "-Wno-psabi"],
+        extra_link_args=["-fopenmp"],
+    )
+    return dict(ext_modules=[extension], cmdclass=dict(build_ext=BuildExtension))
+
 
 setup(
     name="mmlearnconv",
@@ -28,4 +51,5 @@ setup(
     install_requires=["torch>=2.6", "numpy"],
     extras_require=families,
     zip_safe=False,
+    **compiled(),
 )

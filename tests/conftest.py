@@ -1,4 +1,5 @@
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,20 @@ DATA = Path(os.environ.get("MMLEARNCONV_TEST_DATA", ROOT.parent / "shared" / "da
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _unguarded(monkeypatch):
+    """What ``guard_checkpoints`` does to the process ends with the test."""
+    monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "0")
+    safe = torch.serialization.get_safe_globals()
+    yield
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals(safe)
+    if "mmengine" in sys.modules:
+        from mmengine.runner.checkpoint import CheckpointLoader, load_from_local
+
+        CheckpointLoader.register_scheme("", loader=load_from_local, force=True)
 
 
 def _data(name: str) -> Path:

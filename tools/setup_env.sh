@@ -63,7 +63,8 @@ make_venv() {
     local base="${PYTHON:-python3}" stamp network
     network="Is the package index reachable? A second run continues where this one stopped."
     PYTHON="$ROOT/.venv/bin/python"
-    stamp="$ROOT/.venv/ready-$(cat "$ROOT/requirements.txt" "$ROOT/setup.py" | cksum | cut -d' ' -f1)"
+    stamp="$ROOT/.venv/ready-$(find "$ROOT/requirements.txt" "$ROOT/setup.py" "$ROOT/mmlearnconv/ops/csrc" \
+        -type f | sort | xargs cat | cksum | cut -d' ' -f1)"
     [ -f "$stamp" ] && return
     "$base" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || {
         echo "set-up needs Python 3.10 to 3.13; $base is $("$base" --version 2>&1). Name another by PYTHON=python3.12" >&2
@@ -77,7 +78,7 @@ make_venv() {
     install_mmcv
     step "installing mmengine, mmdet, mmseg and what they need" "$network" \
         "$PYTHON" -m pip install -q --no-compile --no-build-isolation -r "$ROOT/requirements.txt"
-    step "installing mmlearnconv" "See the compiler's message above." \
+    step "building and installing mmlearnconv" "See the compiler's message above." \
         "$PYTHON" -m pip install -q --no-build-isolation --no-deps -e "$ROOT"
     touch "$stamp"
 }

@@ -6,6 +6,7 @@ from .depthwise import depthwise_conv2d
 from .dk import dk_conv2d
 from .dke import dke_conv2d
 from .drconv import drconv2d, drconv2d_factorised
+from .extension import is_compiled
 from .penalties import orthogonality, repulsion
 from .per_image import condconv2d, conv2d_per_image
 from .reference import associate_kernels, dke_response, orthogonalize, standardize
@@ -21,6 +22,7 @@ __all__ = [
     "dke_response",
     "drconv2d",
     "drconv2d_factorised",
+    "is_compiled",
     "orthogonality",
     "orthogonalize",
     "reference",

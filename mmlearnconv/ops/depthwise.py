@@ -5,11 +5,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .autocast import to_autocast_dtype
+from .extension import is_compiled
 
 # PyTorch's planar depthwise kernels on the CPU end at 14 columns; wider ones fall to a path 10 to
 # 30 times slower, while the channels_last kernels keep their pace.
 _WIDE = 15
-# From here on the FFT beats PyTorch's weight gradient in either memory format.
+# From here on the FFT beats PyTorch's weight gradient in either memory format; the compiled one
+# beats both.
 _FFT = 11
 
 
@@ -23,10 +25,11 @@ def depthwise_conv2d(
 ) -> Tensor:
     """``F.conv2d(..., groups=channels)``, made fast for large kernels on the CPU.
 
-    On the CPU, in float32 and bfloat16, undilated kernels of 15 cells and more run in channels_last
-    whatever the input's format, and unit-stride kernels of 11 cells and more get their input
-    gradient from a forward convolution with the flipped kernel and their weight gradient from an
-    FFT. All else is left to PyTorch. The output has the memory format of the input.
+    On the CPU, in float32 and bfloat16, kernels of 15 cells and more run in channels_last whatever
+    the input's format. Those of 11 cells and more get their weight gradient from a compiled
+    operation, and with unit stride their input gradient from a forward convolution with the flipped
+    kernel. Where nothing is compiled, all that is for undilated kernels of unit stride, with an FFT
+    for the weight gradient. All else is left to PyTorch. The output has the input's memory format.
 
     Args:
         input: ``(N, C, H, W)``.
@@ -45,7 +48,6 @@ def depthwise_conv2d(
         input.device.type == "cpu"
         and input.dtype in (torch.float32, torch.bfloat16)
         and input.dtype == weight.dtype
-        and tuple(dilation) == (1, 1)
         and input.numel() > 0
         # A trace, by which complexity is counted, does not see into a custom Function.
         and not torch.jit.is_tracing()
@@ -56,42 +58,72 @@ def depthwise_conv2d(
     format_ = torch.channels_last if channels_last else torch.contiguous_format
     if max(size) >= _WIDE:
         input = input.contiguous(memory_format=torch.channels_last)
-    if tuple(stride) == (1, 1) and all(p < k for p, k in zip(padding, size, strict=True)):
-        output = _DepthwiseConv2d.apply(input, weight, bias, tuple(padding))
+    geometry = (tuple(stride), tuple(padding), tuple(dilation))
+    if is_compiled() or _is_plain(size, *geometry):
+        output = _DepthwiseConv2d.apply(input, weight, bias, *geometry)
     else:
-        output = F.conv2d(input, weight, bias, stride, padding, dilation, weight.shape[0])
+        output = F.conv2d(input, weight, bias, *geometry, weight.shape[0])
     return output.contiguous(memory_format=format_)
 
 
+def _is_plain(
+    size: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+) -> bool:
+    """Unit stride, undilated, and no output that sees padding alone."""
+    within = all(p < k for p, k in zip(padding, size, strict=True))
+    return stride == dilation == (1, 1) and within
+
+
 class _DepthwiseConv2d(torch.autograd.Function):
-    """Unit-stride depthwise convolution with a backward pass made of forwards and FFTs."""
+    """Depthwise convolution with a backward pass of its own."""
 
     @staticmethod
     def forward(
-        input: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+        dilation: tuple[int, int],
     ) -> Tensor:
-        return F.conv2d(input, weight, bias, 1, padding, 1, weight.shape[0])
+        return F.conv2d(input, weight, bias, stride, padding, dilation, weight.shape[0])
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
-        input, weight, _, ctx.padding = inputs
+        input, weight, _, *ctx.geometry = inputs
         ctx.save_for_backward(input, weight)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         input, weight = ctx.saved_tensors
         size = weight.shape[2:]
+        stride, padding, dilation = ctx.geometry
+        if max(size) >= _WIDE:
+            grad = grad.contiguous(memory_format=torch.channels_last)
         grad_input = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:
-            if max(size) >= _WIDE:
-                grad = grad.contiguous(memory_format=torch.channels_last)
-            flipped_padding = [k - 1 - p for k, p in zip(size, ctx.padding, strict=True)]
-            grad_input = F.conv2d(grad, weight.flip(2, 3), None, 1, flipped_padding, 1, len(weight))
+            if _is_plain(size, *ctx.geometry):
+                flipped = [k - 1 - p for k, p in zip(size, padding, strict=True)]
+                grad_input = F.conv2d(grad, weight.flip(2, 3), None, 1, flipped, 1, len(weight))
+            else:
+                grad_input = torch.ops.aten.convolution_backward(
+                    *(grad, input, weight, None, stride, padding, dilation, False, [0, 0]),
+                    *(len(weight), [True, False, False]),
+                )[0]
         if ctx.needs_input_grad[1]:
-            grad_weight = correlate(input, grad, size, ctx.padding)
+            if is_compiled():
+                dtype = torch.promote_types(input.dtype, torch.float32)
+                grad_weight = torch.ops.mmlearnconv.depthwise_weight_grad(
+                    input.to(dtype), grad.to(dtype), size, stride, padding, dilation
+                ).to(weight.dtype)
+            else:
+                grad_weight = correlate(input, grad, size, padding)
         if ctx.needs_input_grad[2]:
             grad_bias = grad.sum((0, 2, 3))
-        return grad_input, grad_weight, grad_bias, None
+        return grad_input, grad_weight, grad_bias, None, None, None
 
 
 def correlate(

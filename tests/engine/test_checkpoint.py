@@ -1,4 +1,3 @@
-import os
 import pickle
 import signal
 import subprocess
@@ -9,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
-from mmengine.runner import CheckpointLoader
-from mmengine.runner.checkpoint import _load_checkpoint, load_from_local
+from mmengine.runner.checkpoint import _load_checkpoint
 
 from mmlearnconv.engine import CheckpointError, guard_checkpoints, load_checkpoint, written_whole
 
@@ -23,17 +21,6 @@ class Payload:
 
     def __reduce__(self):
         return open, (self.path, "w")
-
-
-@pytest.fixture
-def guarded(monkeypatch):
-    monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "0")
-    before = torch.serialization.get_safe_globals()
-    guard_checkpoints()
-    yield
-    CheckpointLoader.register_scheme("", loader=load_from_local, force=True)
-    torch.serialization.clear_safe_globals()
-    torch.serialization.add_safe_globals(before)
 
 
 def test_what_mmengine_saves_loads(tmp_path):
@@ -53,7 +40,8 @@ def test_what_mmengine_saves_loads(tmp_path):
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_a_payload_is_refused_and_not_run(legacy, tmp_path, guarded):
+def test_a_payload_is_refused_and_not_run(legacy, tmp_path, monkeypatch):
+    guard_checkpoints()
     path, mark = tmp_path / "bad.pth", tmp_path / "ran"
     content = dict(state_dict=dict(weight=torch.ones(2)), extra=Payload(mark))
     torch.save(content, path, _use_new_zipfile_serialization=not legacy)
@@ -66,7 +54,7 @@ def test_a_payload_is_refused_and_not_run(legacy, tmp_path, guarded):
     with pytest.raises(pickle.UnpicklingError):
         torch.load(path, weights_only=False)
     assert not mark.exists()
-    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "0"
+    monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "0")
     load_checkpoint(path, trust=True)
     assert mark.exists()
 

@@ -130,9 +130,6 @@ def test_a_detector_s_backbone_loads_as_it_is(kind):
 
 @pytest.mark.parametrize("kind", ["plain", "v0", "gauss"])
 def test_a_classifier_loads_by_init_cfg(kind, tmp_path):
-    from mmengine.runner import CheckpointLoader
-    from mmengine.runner.checkpoint import load_from_local
-
     from mmlearnconv.engine import guard_checkpoints
 
     theirs = network(kind, classifier=True)
@@ -140,10 +137,7 @@ def test_a_classifier_loads_by_init_cfg(kind, tmp_path):
     init = dict(type="Pretrained", checkpoint=str(tmp_path / "theirs.pth"))
     model = ours(kind, out_indices=(3,), init_cfg=init)
     guard_checkpoints()
-    try:
-        model.init_weights()
-    finally:
-        CheckpointLoader.register_scheme("", loader=load_from_local, force=True)
+    model.init_weights()
     assert_equal(model, theirs)
 
 

@@ -5,8 +5,17 @@ import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck, gradgradcheck
 
-from mmlearnconv.ops import depthwise_conv2d
+from mmlearnconv.ops import depthwise_conv2d, is_compiled
 from mmlearnconv.ops.depthwise import _DepthwiseConv2d, correlate
+
+
+@pytest.fixture(params=["compiled", "pytorch"])
+def path(request, monkeypatch):
+    """With the compiled operations, and as it is without them."""
+    if request.param == "pytorch":
+        monkeypatch.setattr("mmlearnconv.ops.depthwise.is_compiled", lambda: False)
+    elif not is_compiled():
+        pytest.skip("the compiled operations are not built")
 
 
 def sweep(count):
@@ -32,7 +41,7 @@ def sweep(count):
 
 @pytest.mark.parametrize("case", list(sweep(60)), ids=str)
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_equals_conv2d(case, memory_format):
+def test_equals_conv2d(case, memory_format, path):
     channels = case["channels"]
     input = torch.randn(case["batch"], channels, *case["shape"])
     input = input.contiguous(memory_format=memory_format)
@@ -70,13 +79,17 @@ def test_memory_format_is_kept():
     assert not y.is_contiguous()
 
 
-def test_gradients_of_gradients():
+@pytest.mark.parametrize("stride", [(1, 1), (2, 1)])
+@pytest.mark.parametrize("dilation", [(1, 1), (1, 2)])
+def test_gradients_of_gradients(stride, dilation, path, request):
+    if (stride, dilation) != ((1, 1), (1, 1)) and request.node.callspec.params["path"] == "pytorch":
+        pytest.skip("left to PyTorch")
     x = torch.randn(2, 2, 5, 6, dtype=torch.double, requires_grad=True)
     weight = torch.randn(2, 1, 3, 4, dtype=torch.double, requires_grad=True)
     bias = torch.randn(2, dtype=torch.double, requires_grad=True)
 
     def function(x, weight, bias):
-        return _DepthwiseConv2d.apply(x, weight, bias, (1, 2))
+        return _DepthwiseConv2d.apply(x, weight, bias, stride, (1, 2), dilation)
 
     assert gradcheck(function, (x, weight, bias))
     assert gradgradcheck(function, (x, weight, bias))
