@@ -213,6 +213,69 @@ def test_a_trained_and_folded_coc_model_runs_in_stock_mmdet(outputs, folder):
     )
 
 
+SWAPPED_SEGMENTOR = """
+_base_ = {base!r}
+custom_imports = dict(imports=["mmlearnconv"], allow_failed_imports=False)
+model = dict(
+    type="SwapConv", target="EncoderDecoder", pretrained=None,
+    swaps=[dict(pattern="*", kernel_size=3, conv=dict(type="DK"))])
+"""
+INFER = """
+import sys
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+import mmlearnconv
+config, weights, image, scope = sys.argv[1:]
+init_default_scope(scope)
+model = MODELS.build(Config.fromfile(config).model)
+torch.save(dict(meta={}, state_dict=model.state_dict()), weights)
+if scope == "mmdet":
+    from mmdet.apis import DetInferencer
+    result = DetInferencer(model=config, weights=weights, device="cpu")(image)
+    assert result["predictions"][0].keys() >= {"bboxes", "scores", "labels"}
+else:
+    from mmseg.apis import MMSegInferencer
+    names = dict(classes=[str(i) for i in range(19)], palette=[[i, i, i] for i in range(19)])
+    result = MMSegInferencer(model=config, weights=weights, device="cpu", **names)(image)
+    assert result["predictions"].ndim == 2
+"""
+
+
+@pytest.mark.parametrize("scope", ["mmdet", "mmseg"])
+def test_inferencers_take_a_swapped_config(scope, tiny_coco, tmp_path):
+    from mmengine.utils import get_installed_path
+
+    config = ROOT / "configs/mask_rcnn_dcls_r50.py"
+    if scope == "mmseg":
+        config = tmp_path / "swapped.py"
+        name = "/.mim/configs/fcn/fcn_r50-d8_4xb2-40k_cityscapes-512x1024.py"
+        config.write_text(SWAPPED_SEGMENTOR.format(base=get_installed_path("mmseg") + name))
+    image = min((tiny_coco / "val2017").iterdir())
+    output = run(sys.executable, "-c", INFER, config, tmp_path / "weights.pth", image, scope)
+    assert "convolutions swapped" in output
+
+
+def test_mmdet_s_own_tool_takes_a_swapped_config(folder, tmp_path):
+    from mmengine.utils import get_installed_path
+
+    command = [get_installed_path("mmdet") + "/.mim/tools/test.py", "configs/mask_rcnn_dcls_r50.py"]
+    result = subprocess.run(
+        [
+            *(sys.executable, *command, "plain.pth", "--work-dir", tmp_path),
+            *("--cfg-options", *SMALL_IMAGES["test"], *ONE_PROCESS),
+        ],
+        cwd=folder,
+        env=os.environ | dict(PYTHONPATH=str(ROOT)),
+        capture_output=True,
+        text=True,
+    )
+    output = result.stdout + result.stderr
+    assert result.returncode == 0, output[-5000:]
+    assert "16 DCLSConv2d layers set from plain convolution weights" in output
+    assert "coco/bbox_mAP" in output
+
+
 @pytest.fixture
 def harmful(tmp_path):
     path, mark = tmp_path / "harmful.pth", tmp_path / "ran"
