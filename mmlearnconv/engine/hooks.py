@@ -10,6 +10,7 @@ from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
+from mmengine.runner import IterBasedTrainLoop
 from torch import Tensor, nn
 
 from ..layers import CoCConv2d, DCLSConv, DRConv2d, LearnableConv
@@ -56,6 +57,11 @@ class ParameterLossHook(Hook):
         layers = self.layers(_model(runner))
         if not layers:
             raise ValueError(f"{type(self).__name__}: the model has no layer for its loss")
+        if self.by_epoch and self.begin and isinstance(runner.train_loop, IterBasedTrainLoop):
+            raise ValueError(
+                f"{type(self).__name__}: begin={self.begin} counts epochs, and this loop has none; "
+                "count iterations, with by_epoch=False"
+            )
 
         def add(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
             now = runner.epoch if self.by_epoch else runner.iter

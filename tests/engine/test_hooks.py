@@ -153,6 +153,14 @@ def test_a_loss_without_layers_is_an_error(tmp_path):
         run.train()
 
 
+def test_epochs_in_a_loop_without_them_are_an_error(tmp_path):
+    run = runner(
+        tmp_path, [dict(type="RepulsiveLossHook")], train_cfg=dict(by_epoch=False, max_iters=2)
+    )
+    with pytest.raises(ValueError, match="begin=20 counts epochs, and this loop has none"):
+        run.train()
+
+
 def test_what_layers_learn_is_logged_by_stage(tmp_path):
     run = runner(tmp_path, [dict(type="LearnableConvStatsHook", interval=3)])
     conv = run.model.stages[0][1]
