@@ -152,15 +152,17 @@ def hosts():
         ),
         *(["ip", "-n", n, "link", "set", d, "up"] for n in names for d in ("lo", n)),
     ]
-    made = shutil.which("ip") is not None and all(
-        subprocess.run(c, capture_output=True).returncode == 0 for c in commands
-    )
+    if shutil.which("ip") is None:
+        commands = [["false"]]
+    made = all(subprocess.run(c, capture_output=True).returncode == 0 for c in commands)
     if made:
         yield [["ip", "netns", "exec", name] for name in names], "10.199.7.1", names
     else:
+        # Two nodes on one host.
         yield [[], []], "127.0.0.1", ["lo", "lo"]
-    for name in names:
-        subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+    if shutil.which("ip") is not None:
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
 
 
 def test_two_hosts_by_the_documented_command(hosts, tmp_path):
