@@ -151,6 +151,7 @@ def hosts():
             for i, name in enumerate(names, 1)
         ),
         *(["ip", "-n", n, "link", "set", d, "up"] for n in names for d in ("lo", n)),
+        *(["ip", "netns", "exec", name, "true"] for name in names),
     ]
     if shutil.which("ip") is None:
         commands = [["false"]]
