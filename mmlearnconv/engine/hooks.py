@@ -1,24 +1,24 @@
 """Hooks for mmengine's Runner: losses on parameters, what to watch, and exact restarts."""
 
 import random
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import IterBasedTrainLoop
 from torch import Tensor, nn
 
 from ..layers import CoCConv2d, DCLSConv, DRConv2d, LearnableConv
 from ..ops import orthogonality, repulsion
+from .model import bare_model
 
 
-def _model(runner: Any) -> nn.Module:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+def _positions(layer: LearnableConv) -> nn.Parameter | None:
+    """The positions that a layer holds, if any; shared ones are their owner's."""
+    return dict(layer.named_parameters(recurse=False)).get("positions")
 
 
 class ParameterLossHook(Hook):
@@ -54,7 +54,7 @@ class ParameterLossHook(Hook):
         raise NotImplementedError
 
     def before_train(self, runner: Any) -> None:
-        layers = self.layers(_model(runner))
+        layers = self.layers(bare_model(runner.model))
         if not layers:
             raise ValueError(f"{type(self).__name__}: the model has no layer for its loss")
         if self.by_epoch and self.begin and isinstance(runner.train_loop, IterBasedTrainLoop):
@@ -69,7 +69,7 @@ class ParameterLossHook(Hook):
                 output[self.loss_name] = self.weight * self.loss(layers)
             return output
 
-        self._handle = _model(runner).register_forward_hook(add, with_kwargs=True)
+        self._handle = bare_model(runner.model).register_forward_hook(add, with_kwargs=True)
 
     def after_train(self, runner: Any) -> None:
         self._handle.remove()
@@ -168,19 +168,16 @@ class LearnableConvStatsHook(Hook):
 
     def before_train(self, runner: Any) -> None:
         self._stages: dict[str, list[LearnableConv]] = {}
-        for name, module in _model(runner).named_modules():
+        for name, module in bare_model(runner.model).named_modules():
             if isinstance(module, LearnableConv):
                 self._stages.setdefault(stage_of(name), []).append(module)
-        self._places = {p: p.detach().clone() for p in self._positions()}
+        self._places = self._copy_positions()
         self._regions: dict[DRConv2d, Tensor] = {}
         self._handles: list[Any] = []
 
-    def _positions(self) -> Iterator[nn.Parameter]:
-        for layers in self._stages.values():
-            for layer in layers:
-                positions = dict(layer.named_parameters(recurse=False)).get("positions")
-                if positions is not None:
-                    yield positions
+    def _copy_positions(self) -> dict[nn.Parameter, Tensor]:
+        found = (_positions(layer) for layers in self._stages.values() for layer in layers)
+        return {p: p.detach().clone() for p in found if p is not None}
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         if (runner.iter + 1) % self.interval:
@@ -213,14 +210,14 @@ class LearnableConvStatsHook(Hook):
             for name, values in self._measure(layers).items():
                 value = torch.stack(values).mean().item()
                 runner.message_hub.update_scalar(f"train/{name}/{stage}", value)
-        self._places = {p: p.detach().clone() for p in self._positions()}
+        self._places = self._copy_positions()
         self._regions.clear()
 
     @torch.no_grad()
     def _measure(self, layers: list[LearnableConv]) -> dict[str, list[Tensor]]:
         found: dict[str, list[Tensor]] = {}
         for layer in layers:
-            positions = dict(layer.named_parameters(recurse=False)).get("positions")
+            positions = _positions(layer)
             if positions is not None:
                 # DCLS has the axes first, DKE last.
                 axis = 0 if isinstance(layer, DCLSConv) else -1

@@ -13,12 +13,12 @@ import torch
 import torch.distributed
 from mmengine.config import Config, DictAction
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.registry import DATASETS, RUNNERS, DefaultScope
 from mmengine.runner import Runner
 
 from ..layers import LearnableConv
 from .checkpoint import CheckpointError, guard_checkpoints
+from .model import bare_model
 
 _DATALOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 _EVALUATORS = ("train_evaluator", "val_evaluator", "test_evaluator")
@@ -244,10 +244,12 @@ def run(cfg: Config, action: str) -> None:
             for learnable convolutions, whose code it cannot trace.
     """
     runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     traced = cfg.get("efficient_conv_bn_eval") or []
     for name in [traced] if isinstance(traced, str) else traced:
-        if any(isinstance(m, LearnableConv) for m in attrgetter(name)(model).modules()):
+        if any(
+            isinstance(m, LearnableConv)
+            for m in attrgetter(name)(bare_model(runner.model)).modules()
+        ):
             sys.exit(
                 f"error: efficient_conv_bn_eval: {name} holds learnable convolutions, which it "
                 "cannot trace; remove it from the config, or fold the model first"
@@ -259,7 +261,7 @@ def run(cfg: Config, action: str) -> None:
     if torch.distributed.is_initialized():
         # A DistributedDataParallel that outlives its gloo group ends it while holding Python's
         # lock, and may wait for ever for a thread that needs the lock: the runner goes first.
-        del runner, model
+        del runner
         gc.collect()
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
 from mmengine.utils import apply_to
 from torch import Tensor, nn
 
 from ..layers import LearnableConv
+from .model import bare_model
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -131,7 +131,7 @@ class BFloat16OptimWrapper(OptimWrapper):
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        bare = model.module if is_model_wrapper(model) else model
+        bare = bare_model(model)
         device = next(bare.parameters()).device.type
         with super().optim_context(model):
             if device == "cpu" and hasattr(bare, "extract_feat"):

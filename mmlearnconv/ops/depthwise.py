@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .autocast import to_autocast_dtype
-from .extension import is_compiled
+from .extension import depthwise_input_grad, is_compiled
 
 # PyTorch's planar depthwise kernels on the CPU end at 14 columns; wider ones fall to a path 10 to
 # 30 times slower, while the channels_last kernels keep their pace.
@@ -109,10 +109,7 @@ class _DepthwiseConv2d(torch.autograd.Function):
                 flipped = [k - 1 - p for k, p in zip(size, padding, strict=True)]
                 grad_input = F.conv2d(grad, weight.flip(2, 3), None, 1, flipped, 1, len(weight))
             else:
-                grad_input = torch.ops.aten.convolution_backward(
-                    *(grad, input, weight, None, stride, padding, dilation, False, [0, 0]),
-                    *(len(weight), [True, False, False]),
-                )[0]
+                grad_input = depthwise_input_grad(grad, input, weight, *ctx.geometry)
         if ctx.needs_input_grad[1]:
             if is_compiled():
                 dtype = torch.promote_types(input.dtype, torch.float32)

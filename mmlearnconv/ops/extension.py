@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -56,6 +57,21 @@ def _fake_weight_grad(
     return input.new_empty(input.shape[1], 1, *size)
 
 
+def depthwise_input_grad(
+    grad: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> Tensor:
+    """PyTorch's input gradient of a depthwise convolution, of any geometry."""
+    return torch.ops.aten.convolution_backward(
+        *(grad, input, weight, None, stride, padding, dilation, False, [0, 0], input.shape[1]),
+        [True, False, False],
+    )[0]
+
+
 def _weight_grad_context(ctx, inputs, output) -> None:
     input, grad, _, *ctx.geometry = inputs
     ctx.save_for_backward(input, grad)
@@ -65,10 +81,7 @@ def _weight_grad_backward(ctx, weight: Tensor) -> tuple[Tensor | None, ...]:
     """It is linear in the input and in the gradient; ``weight`` stands where the kernel would."""
     input, grad = ctx.saved_tensors
     stride, padding, dilation = ctx.geometry
-    grad_input = torch.ops.aten.convolution_backward(
-        *(grad, input, weight, None, stride, padding, dilation, False, [0, 0], input.shape[1]),
-        [True, False, False],
-    )[0]
+    grad_input = depthwise_input_grad(grad, input, weight, stride, padding, dilation)
     grad_grad = F.conv2d(input, weight, None, stride, padding, dilation, input.shape[1])
     return grad_input, grad_grad, None, None, None, None
 

@@ -41,7 +41,6 @@ class HookTestModel(BaseModel):
                 nn.Sequential(DKEConv2d(8, 8, 3, padding=1), nn.Dropout(0.5)),
             ]
         )
-        self.stages[0][1].interesting = True
         self.neck = nn.ModuleList([CoCConv2d(8, 8, 3, padding=1)])
         self.head = DRConv2d(8, 4, 1, regions=4)
 
@@ -169,7 +168,6 @@ def test_what_layers_learn_is_logged_by_stage(tmp_path):
         conv.positions[0, :2] = 3.0  # A quarter of the output channels' elements at the edge.
         run.model.head.guide_weight.zero_()
         run.model.head.guide_bias.copy_(torch.tensor([0.0, 9, 0, 0]))
-        run.model.head.guide_weight[2] = 0
     run.optim_wrapper = dict(optimizer=dict(type="SGD", lr=0.0))
     before = conv.positions.detach().clone()
     run.train()
@@ -184,11 +182,10 @@ def test_what_layers_learn_is_logged_by_stage(tmp_path):
 
 
 def test_speed_is_the_distance_an_iteration(tmp_path):
-    run = runner(tmp_path, [dict(type="LearnableConvStatsHook", interval=3)])
+    hooks = [dict(type="LearnableConvStatsHook", interval=3)]
+    run = runner(tmp_path, hooks, train_cfg=dict(by_epoch=True, max_epochs=1))
     layers = list(run.model.stages[0])
     starts = [c.positions.detach().clone() for c in layers]
-    run.train_loop  # noqa: B018  Builds the loop.
-    run._train_loop._max_epochs = 1
     run.train()
     moved = [(c.positions - s).norm(dim=0).mean() / 3 for c, s in zip(layers, starts, strict=True)]
     line = next(x for x in scalars(tmp_path) if "positions_speed/stages.0" in x)

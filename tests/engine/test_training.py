@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.conftest import ROOT
+from tests.tools.test_command_lines import run
 
 OPERATORS = ("DCLS", "DK", "DKE", "CoC", "DRConv", "CondConv")
 RESNET = dict(
@@ -75,24 +76,8 @@ def write_config(folder, batch_size, epochs, noise=False, dropout=0.0, workers=0
     return path
 
 
-def run(*command, expect=0, **environment):
-    result = subprocess.run(
-        [str(part) for part in command],
-        cwd=ROOT,
-        env=os.environ | dict(PYTHONPATH=str(ROOT), PYTHON=sys.executable) | environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    output = result.stdout + result.stderr
-    assert result.returncode == expect, output[-5000:]
-    return output
-
-
 def train(config, work_dir, *options, **environment):
-    return run(
-        *(sys.executable, "tools/train.py", config, "--work-dir", work_dir, *options), **environment
-    )
+    return run("tools/train.py", config, "--work-dir", work_dir, *options, **environment)
 
 
 def weights(work_dir, epoch):

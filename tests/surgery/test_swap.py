@@ -1,7 +1,6 @@
 import pytest
 import torch
 from mmcv.cnn import ConvModule
-from mmcv.cnn.bricks import ConvWS2d  # noqa: F401  (registers)
 from torch import nn
 
 from mmlearnconv.layers import DCLSConv2d, DeformableKernelConv2d, DKEConv2d, LearnableConv

@@ -33,9 +33,9 @@ TINY = [
 ]
 
 
-def run(*command, expect=0):
+def run(*command, expect=0, **environment):
     command = [str(part) for part in command]
-    environment = os.environ | dict(PYTHONPATH=str(ROOT), PYTHON=sys.executable)
+    environment = os.environ | dict(PYTHONPATH=str(ROOT), PYTHON=sys.executable) | environment
     if command[0].endswith(".py"):
         command = [sys.executable, *command]
     result = subprocess.run(

@@ -32,7 +32,7 @@ def falls(work_dir):
     assert losses[-1] < 0.97 * losses[0]
 
 
-def quickstart(operator, work_dir, *options, arguments=(), hooks=()):
+def assert_quickstart_learns(operator, work_dir, *options, arguments=(), hooks=()):
     config = work_dir / "recipe.py"
     config.write_text(f"_base_ = {str(ROOT / QUICKSTART)!r}\ncustom_hooks = {list(hooks)}\n")
     run(
@@ -44,7 +44,7 @@ def quickstart(operator, work_dir, *options, arguments=(), hooks=()):
 
 @pytest.mark.parametrize("operator", ["DCLS", "DK", "DKE", "CoC", "DRConv"])
 def test_mixed_precision_averages_and_accumulation(operator, tmp_path):
-    quickstart(
+    assert_quickstart_learns(
         operator,
         tmp_path,
         "optim_wrapper.accumulative_counts=2",
@@ -57,7 +57,7 @@ def test_mixed_precision_averages_and_accumulation(operator, tmp_path):
 
 def test_compiled(tmp_path):
     """The graphs that torch.compile makes of the model, run as they are."""
-    quickstart("DCLS", tmp_path, "compile.backend=eager")
+    assert_quickstart_learns("DCLS", tmp_path, "compile.backend=eager")
 
 
 def test_losses_and_figures_are_in_the_log(tmp_path):
@@ -65,7 +65,7 @@ def test_losses_and_figures_are_in_the_log(tmp_path):
         dict(type="RepulsiveLossHook", begin=10, by_epoch=False),
         dict(type="LearnableConvStatsHook", interval=10),
     ]
-    quickstart("DCLS", tmp_path, hooks=hooks)
+    assert_quickstart_learns("DCLS", tmp_path, hooks=hooks)
     lines = [line for line in scalars(tmp_path) if "loss" in line]
     assert ["loss_repulsive" in line for line in lines] == [False] * 10 + [True] * 10
     for name in ("positions_speed", "positions_at_edge"):
