@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..ops import dcls_kernel
-from ..ops.dcls import INTERPOLATIONS, separable_profiles
+from ..ops import dcls_kernel, depthwise_taps
+from ..ops.dcls import INTERPOLATIONS, dcls_taps, separable_profiles
+from ..ops.depthwise import has_taps
 from ..ops.reference import NORM_EPS
 from ..registry import CONV_LAYERS
 from .base import (
@@ -230,7 +231,27 @@ class DCLSConv(LearnableConv):
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve ``(N, in_channels, H, W)`` to ``nn.Conv2d``'s ``(N, out_channels, H', W')``."""
-        return self._convolve(input, self.dense_kernel())
+        if not (self._is_sparse and has_taps(input)):
+            return self._convolve(input, self.dense_kernel())
+        window = self.dilated_kernel_size
+        padded, padding = self._padded(input, self._extra_padding(window))
+        positions = self.position_owner.positions
+        # Positions keep float32 even where the model runs in half precision.
+        dtype = torch.promote_types(self.weight.dtype, torch.float32)
+        with torch.autocast(input.device.type, enabled=False):
+            taps = dcls_taps(self.weight.to(dtype), positions.to(dtype), window)
+        geometry = (window, self.stride, padding, self.dilation)
+        return self._laid_out(depthwise_taps(padded, *taps, self.bias, *geometry), input)
+
+    @property
+    def _is_sparse(self) -> bool:
+        """Whether a list of the elements' cells is shorter than the window, for each channel."""
+        return (
+            self.interpolation == "bilinear"
+            and self.spatial_dims == len(self.learned_axes) == 2
+            and self.groups == self.in_channels == self.out_channels
+            and 4 * self.kernel_count < math.prod(self.dilated_kernel_size)
+        )
 
     def swap_options(self) -> dict[str, int]:
         """An element for each cell of the replaced kernel."""

@@ -2,7 +2,7 @@
 
 from . import reference
 from .dcls import dcls_kernel
-from .depthwise import depthwise_conv2d
+from .depthwise import depthwise_conv2d, depthwise_taps
 from .dk import dk_conv2d
 from .dke import dke_conv2d
 from .drconv import drconv2d, drconv2d_factorised
@@ -17,6 +17,7 @@ __all__ = [
     "conv2d_per_image",
     "dcls_kernel",
     "depthwise_conv2d",
+    "depthwise_taps",
     "dk_conv2d",
     "dke_conv2d",
     "dke_response",

@@ -53,30 +53,42 @@ def dcls_kernel(
 
 
 def _scattered_kernel(weight: Tensor, positions: Tensor, size: Sequence[int]) -> Tensor:
-    lower, taps = [], []
+    values, cells = dcls_taps(weight, positions, size)
+    index = cells[..., 0]
+    for axis in range(1, len(size)):
+        index = index * size[axis] + cells[..., axis]
+    kernel = values.new_zeros(*weight.shape[:2], torch.Size(size).numel())
+    return kernel.scatter_add(2, index, values).unflatten(2, tuple(size))
+
+
+def dcls_taps(weight: Tensor, positions: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The ``2 ** D`` cells that each bilinear element touches, and how much.
+
+    Args:
+        weight, positions, size: as :func:`dcls_kernel`.
+
+    Returns:
+        tuple[Tensor, Tensor]: values ``(out, in / groups, 2 ** D * count)``, and cells ``(..., D)``
+        from the window's first; what falls outside the window is a zero on its edge.
+    """
+    lower, parts = [], []
     for axis, cells in enumerate(size):
         q = positions[axis] + cells // 2
         f = q.detach().floor()
         r = q - f
         lower.append(f.long())
-        taps.append((1 - r, r))
-    cell_count = torch.Size(size).numel()
-    indices, values = [], []
+        parts.append((1 - r, r))
+    values, cells = [], []
     for corner in product((0, 1), repeat=len(size)):
-        index = torch.zeros_like(lower[0])
-        inside = torch.ones_like(index, dtype=torch.bool)
-        value = weight
+        value, inside, kept = weight, True, []
         for axis, upper in enumerate(corner):
-            cell = lower[axis] + upper
-            inside = inside & (cell >= 0) & (cell < size[axis])
-            index = index * size[axis] + cell
-            value = value * taps[axis][upper]
-        # What falls outside the window goes to one cell behind it, which is cut off below.
-        indices.append(torch.where(inside, index, cell_count))
-        values.append(value)
-    kernel = weight.new_zeros(*weight.shape[:2], cell_count + 1)
-    kernel = kernel.scatter_add(2, torch.cat(indices, 2), torch.cat(values, 2))
-    return kernel[..., :cell_count].unflatten(2, tuple(size))
+            at = lower[axis] + upper
+            kept.append(at.clamp(0, size[axis] - 1))
+            inside = inside & (kept[-1] == at)
+            value = value * parts[axis][upper]
+        values.append(torch.where(inside, value, 0))
+        cells.append(torch.stack(kept, -1))
+    return torch.cat(values, 2), torch.cat(cells, 2)
 
 
 def _separable_kernel(

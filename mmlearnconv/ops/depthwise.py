@@ -1,15 +1,20 @@
-"""Depthwise convolution with large kernels."""
+"""Depthwise convolution with large kernels, dilated ones, and ones of few taps."""
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import reference
 from .autocast import to_autocast_dtype
 from .extension import depthwise_input_grad, is_compiled
 
 # PyTorch's planar depthwise kernels on the CPU end at 14 columns; wider ones fall to a path 10 to
 # 30 times slower, while the channels_last kernels keep their pace.
 _WIDE = 15
+# From here on PyTorch's weight gradient takes several times the forward pass.
+_LARGE = 5
 # From here on the FFT beats PyTorch's weight gradient in either memory format; the compiled one
 # beats both.
 _FFT = 11
@@ -23,13 +28,14 @@ def depthwise_conv2d(
     padding: tuple[int, int] = (0, 0),
     dilation: tuple[int, int] = (1, 1),
 ) -> Tensor:
-    """``F.conv2d(..., groups=channels)``, made fast for large kernels on the CPU.
+    """``F.conv2d(..., groups=channels)``, made fast on the CPU where PyTorch is slow.
 
     On the CPU, in float32 and bfloat16, kernels of 15 cells and more run in channels_last whatever
-    the input's format. Those of 11 cells and more get their weight gradient from a compiled
+    the input's format. Those of 5 cells and more get their weight gradient from a compiled
     operation, and with unit stride their input gradient from a forward convolution with the flipped
-    kernel. Where nothing is compiled, all that is for undilated kernels of unit stride, with an FFT
-    for the weight gradient. All else is left to PyTorch. The output has the input's memory format.
+    kernel; dilated kernels run as lists of taps. Where nothing is compiled, the gradients of
+    undilated kernels of unit stride and 11 cells and more are made fast with an FFT. All else is
+    left to PyTorch. The output has the input's memory format.
 
     Args:
         input: ``(N, C, H, W)``.
@@ -44,16 +50,19 @@ def depthwise_conv2d(
     """
     input, weight, bias = to_autocast_dtype(input, weight, bias)
     size = weight.shape[2:]
-    fast = (
-        input.device.type == "cpu"
-        and input.dtype in (torch.float32, torch.bfloat16)
-        and input.dtype == weight.dtype
-        and input.numel() > 0
-        # A trace, by which complexity is counted, does not see into a custom Function.
-        and not torch.jit.is_tracing()
-    )
-    if not fast or max(size) < _FFT:
+    large = max(size) >= (_LARGE if is_compiled() else _FFT)
+    dilated = any(d > 1 and k > 1 for d, k in zip(dilation, size, strict=True))
+    if (
+        not (large or (dilated and is_compiled()))
+        or not _is_ours(input)
+        or input.dtype != weight.dtype
+        or input.numel() == 0
+    ):
         return F.conv2d(input, weight, bias, stride, padding, dilation, weight.shape[0])
+    if dilated and is_compiled():
+        cells = torch.cartesian_prod(*(torch.arange(k) for k in size)).expand(len(weight), 1, -1, 2)
+        values = weight.flatten(2)
+        return depthwise_taps(input, values, cells, bias, size, stride, padding, dilation)
     channels_last = input.is_contiguous(memory_format=torch.channels_last)
     format_ = torch.channels_last if channels_last else torch.contiguous_format
     if max(size) >= _WIDE:
@@ -64,6 +73,43 @@ def depthwise_conv2d(
     else:
         output = F.conv2d(input, weight, bias, *geometry, weight.shape[0])
     return output.contiguous(memory_format=format_)
+
+
+def depthwise_taps(
+    input: Tensor,
+    values: Tensor,
+    cells: Tensor,
+    bias: Tensor | None,
+    size: Sequence[int],
+    stride: Sequence[int] = (1, 1),
+    padding: Sequence[int] = (0, 0),
+    dilation: Sequence[int] = (1, 1),
+) -> Tensor:
+    """Depthwise convolution whose kernel is a list of taps; what it costs goes with their number.
+
+    The definition, with the arguments' shapes, is
+    :func:`mmlearnconv.ops.reference.depthwise_taps`; taps outside the window are for the caller to
+    leave out. The output has the input's memory format.
+    """
+    (input,) = to_autocast_dtype(input)
+    if not has_taps(input):
+        values, bias = values.to(input.dtype), None if bias is None else bias.to(input.dtype)
+        return reference.depthwise_taps(input, values, cells, bias, size, stride, padding, dilation)
+    output_size = reference.conv_output_size(input.shape[2:], size, stride, padding, dilation)
+    return torch.ops.mmlearnconv.depthwise_taps(
+        input, values, cells, bias, output_size, stride, padding, dilation
+    )
+
+
+def has_taps(input: Tensor) -> bool:
+    """Whether :func:`depthwise_taps` is compiled for such an input."""
+    return is_compiled() and input.device.type == "cpu" and not torch.jit.is_tracing()
+
+
+def _is_ours(input: Tensor) -> bool:
+    # A trace, by which complexity is counted, does not see into a custom Function.
+    fast = input.device.type == "cpu" and input.dtype in (torch.float32, torch.bfloat16)
+    return fast and not torch.jit.is_tracing()
 
 
 def _is_plain(

@@ -37,13 +37,79 @@ def _load() -> bool:
             stacklevel=3,
         )
         return False
-    torch.library.register_fake("mmlearnconv::depthwise_weight_grad", _fake_weight_grad)
-    torch.library.register_autograd(
+    _register()
+    return True
+
+
+def _register() -> None:
+    """What PyTorch has to know of the operators beside their kernels."""
+    library = torch.library
+    library.register_fake("mmlearnconv::depthwise_weight_grad", _fake_weight_grad)
+    library.register_fake("mmlearnconv::depthwise_taps", _fake_taps)
+    library.register_fake("mmlearnconv::depthwise_taps_backward", _fake_taps_backward)
+    library.register_autograd(
         "mmlearnconv::depthwise_weight_grad",
         _weight_grad_backward,
         setup_context=_weight_grad_context,
     )
-    return True
+    library.register_autograd(
+        "mmlearnconv::depthwise_taps", _taps_backward, setup_context=_taps_context
+    )
+
+
+def like(input: Tensor, shape: Sequence[int]) -> Tensor:
+    """An empty tensor, channels_last where the input is nothing else: as operations lay out."""
+    last = input.is_contiguous(memory_format=torch.channels_last) and not input.is_contiguous()
+    format_ = torch.channels_last if last else torch.contiguous_format
+    return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=format_)
+
+
+def _fake_taps(
+    input: Tensor,
+    values: Tensor,
+    cells: Tensor,
+    bias: Tensor | None,
+    output_size: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+) -> Tensor:
+    return like(input, (len(input), values.shape[0] * values.shape[1], *output_size))
+
+
+def _fake_taps_backward(
+    grad: Tensor,
+    input: Tensor,
+    values: Tensor,
+    cells: Tensor,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    needs_input: bool,
+    needs_values: bool,
+) -> tuple[Tensor, Tensor]:
+    grad_input = like(input, input.shape) if needs_input else input.new_empty(0)
+    return grad_input, values.new_empty(values.shape if needs_values else 0)
+
+
+def _taps_context(ctx, inputs, output) -> None:
+    input, values, cells, bias, _, *ctx.geometry = inputs
+    ctx.save_for_backward(input, values, cells)
+    ctx.bias_dtype = None if bias is None else bias.dtype
+
+
+def _taps_backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    needs_input, needs_values = ctx.needs_input_grad[:2]
+    grad_input, grad_values = torch.ops.mmlearnconv.depthwise_taps_backward(
+        grad, *ctx.saved_tensors, *ctx.geometry, needs_input, needs_values
+    )
+    return (
+        grad_input if needs_input else None,
+        grad_values if needs_values else None,
+        None,
+        grad.sum((0, 2, 3), dtype=ctx.bias_dtype) if ctx.needs_input_grad[3] else None,
+        *(None,) * 4,
+    )
 
 
 def _fake_weight_grad(

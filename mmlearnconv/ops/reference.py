@@ -99,6 +99,42 @@ def im2col(
     return columns.reshape(*input.shape[:2], taps, *size)
 
 
+def depthwise_taps(
+    input: Tensor,
+    values: Tensor,
+    cells: Tensor,
+    bias: Tensor | None,
+    size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> Tensor:
+    """Depthwise convolution whose kernel is a list of taps on the cells of a window.
+
+    ``O_cm(x) = b_cm + sum_t values[c, m, t] I_c(x + cells[c, m, t])``: taps on one cell add, those
+    outside the window count for nothing.
+
+    Args:
+        input: ``(N, C, H, W)``.
+        values: ``(C, multiplier, taps)``.
+        cells: ``(C, multiplier, taps, 2)``, row and column from the window's first cell.
+        bias: ``(C * multiplier,)`` or ``None``.
+        size: of the window, rows and columns.
+        stride, padding, dilation: rows and columns each.
+
+    Returns:
+        Tensor: ``(N, C * multiplier, H', W')``.
+    """
+    rows, columns = cells.unbind(3)
+    inside = (rows >= 0) & (rows < size[0]) & (columns >= 0) & (columns < size[1])
+    index = torch.where(inside, rows * size[1] + columns, 0).flatten(0, 1)
+    kernel = values.new_zeros(len(index), size[0] * size[1])
+    kernel = kernel.scatter_add(1, index, torch.where(inside, values, 0).flatten(0, 1))
+    kernel = kernel.view(-1, 1, *size)
+    geometry = tuple(stride), tuple(padding), tuple(dilation)
+    return F.conv2d(input, kernel, bias, *geometry, groups=len(values))
+
+
 def linear_coefficients(positions: Tensor, cells: int) -> Tensor:
     """Linear interpolation at positions in ``[0, cells - 1]``, as coefficients of the cells.
 

@@ -5,4 +5,11 @@ TORCH_LIBRARY(mmlearnconv, m) {
   m.def(
       "depthwise_weight_grad(Tensor input, Tensor grad, SymInt[2] size, SymInt[2] stride, "
       "SymInt[2] padding, SymInt[2] dilation) -> Tensor");
+  m.def(
+      "depthwise_taps(Tensor input, Tensor values, Tensor cells, Tensor? bias, "
+      "SymInt[2] output_size, SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation) -> Tensor");
+  m.def(
+      "depthwise_taps_backward(Tensor grad, Tensor input, Tensor values, Tensor cells, "
+      "SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation, bool needs_input, "
+      "bool needs_values) -> (Tensor, Tensor)");
 }

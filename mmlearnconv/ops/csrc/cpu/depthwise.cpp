@@ -3,6 +3,8 @@
 // A vector runs over channels; a few taps of a kernel row stay in registers while a row of the map
 // passes by. Bands of rows are summed apart, in an order that no number of threads changes.
 
+#include "vector.h"
+
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
@@ -10,54 +12,23 @@
 #include <torch/library.h>
 
 #include <algorithm>
-#include <cstdint>
-#include <cstring>
-
-// One compilation an instruction set, chosen when the library is loaded.
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
-#define FOR_EVERY_CPU __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define FOR_EVERY_CPU
-#endif
-#define INLINE inline __attribute__((always_inline))
 
 namespace mmlearnconv {
 namespace {
 
-constexpr int64_t kBytes = 64;       // of a vector: a cache line
 constexpr int64_t kMostTaps = 9;     // in registers at a time
 constexpr int64_t kRowsOfBand = 16;
 
-template <typename T>
-constexpr int64_t kLanes = kBytes / sizeof(T);
-
-template <typename T>
-struct Vector {
-  typedef T type __attribute__((vector_size(kBytes)));
-};
-
-struct Geometry {
+struct Sizes {
   int64_t channels, height, width, out_height, out_width;
   int64_t rows, columns;  // of the kernel
   int64_t stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x;
 };
 
-template <typename T>
-INLINE typename Vector<T>::type load(const T* from, int64_t lanes) {
-  typename Vector<T>::type value;
-  if (lanes == kLanes<T>) {
-    std::memcpy(&value, from, sizeof(value));
-  } else {
-    value = typename Vector<T>::type{};
-    std::memcpy(&value, from, lanes * sizeof(T));
-  }
-  return value;
-}
-
 // Adds a row of the map to taps first..first+TAPS-1 of a kernel row.
 template <typename T, int TAPS>
 INLINE void add_row(
-    T* sums, const T* grad, const T* input, const Geometry& g, int64_t first, int64_t lanes) {
+    T* sums, const T* grad, const T* input, const Sizes& g, int64_t first, int64_t lanes) {
   typedef typename Vector<T>::type V;
   V taps[TAPS];
   for (int t = 0; t < TAPS; ++t) std::memcpy(&taps[t], sums + t * kLanes<T>, sizeof(V));
@@ -91,7 +62,7 @@ INLINE void add_row(
 
 template <typename T>
 INLINE void add_band(
-    T* sums, const T* grad, const T* input, const Geometry& g, int64_t from, int64_t to,
+    T* sums, const T* grad, const T* input, const Sizes& g, int64_t from, int64_t to,
     int64_t lanes) {
   for (int64_t y = from; y < to; ++y) {
     for (int64_t u = 0; u < g.rows; ++u) {
@@ -118,20 +89,20 @@ INLINE void add_band(
 }
 
 FOR_EVERY_CPU void whole_vectors(
-    float* sums, const float* grad, const float* input, const Geometry& g, int64_t from,
+    float* sums, const float* grad, const float* input, const Sizes& g, int64_t from,
     int64_t to) {
   add_band<float>(sums, grad, input, g, from, to, kLanes<float>);
 }
 
 FOR_EVERY_CPU void whole_vectors(
-    double* sums, const double* grad, const double* input, const Geometry& g, int64_t from,
+    double* sums, const double* grad, const double* input, const Sizes& g, int64_t from,
     int64_t to) {
   add_band<double>(sums, grad, input, g, from, to, kLanes<double>);
 }
 
 template <typename T>
 void weight_grad(
-    T* out, const T* grad, const T* input, const Geometry& g, int64_t batch) {
+    T* out, const T* grad, const T* input, const Sizes& g, int64_t batch) {
   const int64_t blocks = (g.channels + kLanes<T> - 1) / kLanes<T>;
   const int64_t bands = (g.out_height + kRowsOfBand - 1) / kRowsOfBand;
   const int64_t cells = g.rows * g.columns, size = cells * kLanes<T>;
@@ -187,7 +158,7 @@ at::Tensor depthwise_weight_grad(
   const auto x = input.contiguous(at::MemoryFormat::ChannelsLast);
   const auto dy = grad.contiguous(at::MemoryFormat::ChannelsLast);
   const auto out = at::empty({input.size(1), 1, size[0], size[1]}, input.options());
-  const Geometry g{
+  const Sizes g{
       input.size(1), input.size(2), input.size(3), grad.size(2), grad.size(3),
       size[0],       size[1],       stride[0],     stride[1],    padding[0],
       padding[1],    dilation[0],   dilation[1]};

@@ -1,0 +1,129 @@
+// The two memory formats, and copies between them.
+#pragma once
+
+#include "vector.h"
+
+#include <ATen/core/Tensor.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <type_traits>
+#include <vector>
+
+namespace mmlearnconv {
+
+// What an operation's output follows: channels_last where the input is nothing else.
+inline at::MemoryFormat format_of(const at::Tensor& tensor) {
+  const bool last = tensor.is_contiguous(at::MemoryFormat::ChannelsLast);
+  return last && !tensor.is_contiguous() ? at::MemoryFormat::ChannelsLast
+                                         : at::MemoryFormat::Contiguous;
+}
+
+// A square of a vector's width, by exchanging ever larger blocks.
+template <typename T>
+INLINE void transpose_square(T* to, int64_t to_step, const T* from, int64_t from_step) {
+#if defined(__GNUC__) && !defined(__clang__)
+  typedef typename Vector<T>::type V;
+  typedef decltype(V{} < V{}) Mask;
+  constexpr int64_t n = kLanes<T>;
+  V rows[n];
+  for (int64_t i = 0; i < n; ++i) rows[i] = load(from + i * from_step);
+#pragma GCC unroll 4
+  for (int64_t step = 1; step < n; step *= 2) {
+    Mask upper, lower;
+    for (int64_t l = 0; l < n; ++l) {
+      upper[l] = l & step ? n + l - step : l;
+      lower[l] = l & step ? n + l : l + step;
+    }
+    for (int64_t i = 0; i < n; ++i) {
+      if (i & step) continue;
+      const V a = rows[i], b = rows[i + step];
+      rows[i] = __builtin_shuffle(a, b, upper);
+      rows[i + step] = __builtin_shuffle(a, b, lower);
+    }
+  }
+  for (int64_t i = 0; i < n; ++i) store(to + i * to_step, rows[i]);
+#else
+  for (int64_t i = 0; i < kLanes<T>; ++i)
+    for (int64_t j = 0; j < kLanes<T>; ++j) to[i * to_step + j] = from[j * from_step + i];
+#endif
+}
+
+// to[j, i] = from[i, j]
+template <typename T>
+INLINE void transpose(
+    T* to, int64_t to_step, const T* from, int64_t from_step, int64_t rows, int64_t columns) {
+  constexpr int64_t n = kLanes<T>;
+  for (int64_t c = 0; c < columns; c += n) {
+    for (int64_t r = 0; r < rows; r += n) {
+      if (c + n <= columns && r + n <= rows) {
+        transpose_square(to + c * to_step + r, to_step, from + r * from_step + c, from_step);
+        continue;
+      }
+      for (int64_t j = c; j < std::min(c + n, columns); ++j)
+        for (int64_t i = r; i < std::min(r + n, rows); ++i)
+          to[j * to_step + i] = from[i * from_step + j];
+    }
+  }
+}
+
+FOR_EVERY_CPU inline void transpose_of(
+    float* to, int64_t to_step, const float* from, int64_t from_step, int64_t rows,
+    int64_t columns) {
+  transpose(to, to_step, from, from_step, rows, columns);
+}
+
+FOR_EVERY_CPU inline void transpose_of(
+    double* to, int64_t to_step, const double* from, int64_t from_step, int64_t rows,
+    int64_t columns) {
+  transpose(to, to_step, from, from_step, rows, columns);
+}
+
+// Planes of a (N, C, H, W) tensor of either format, as they are or as copies of a few at a time.
+template <typename T>
+struct Planes {
+  T* data;
+  int64_t channels, size;  // size: of a plane
+  bool last;               // channels_last
+
+  T* at(int64_t image, int64_t channel) const {
+    return data + image * channels * size + channel * (last ? 1 : size);
+  }
+  // `count` planes from `channel` on.
+  T* read(std::vector<std::remove_const_t<T>>& copy, int64_t image, int64_t channel,
+          int64_t count) const {
+    if (!last) return at(image, channel);
+    copy.resize(count * size);
+    transpose_of(copy.data(), size, at(image, channel), channels, size, count);
+    return copy.data();
+  }
+  // Where to write them, and the end of the writing.
+  T* open(std::vector<T>& copy, int64_t image, int64_t channel, int64_t count) const {
+    if (!last) return at(image, channel);
+    copy.resize(count * size);
+    return copy.data();
+  }
+  void close(const std::vector<T>& copy, int64_t image, int64_t channel, int64_t count) const {
+    if (last) transpose_of(at(image, channel), channels, copy.data(), size, count, size);
+  }
+};
+
+template <typename T>
+Planes<T> planes_of(const at::Tensor& tensor) {
+  T* const data = tensor.numel() == 0 ? nullptr : [&] {
+    if constexpr (std::is_const_v<T>) {
+      return tensor.const_data_ptr<std::remove_const_t<T>>();
+    } else {
+      return tensor.data_ptr<T>();
+    }
+  }();
+  return {data, tensor.size(1), tensor.size(2) * tensor.size(3),
+          format_of(tensor) == at::MemoryFormat::ChannelsLast};
+}
+
+// The tensor in a dtype and one of the two memory formats.
+inline at::Tensor dense(const at::Tensor& tensor, at::ScalarType dtype) {
+  return tensor.to(dtype).contiguous(format_of(tensor));
+}
+
+}  // namespace mmlearnconv

@@ -1,0 +1,55 @@
+// Vectors of a cache line, and the compilation of a function for every instruction set.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+// One compilation an instruction set, chosen when the library is loaded.
+#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
+#define FOR_EVERY_CPU __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define FOR_EVERY_CPU
+#endif
+#define INLINE inline __attribute__((always_inline))
+
+namespace mmlearnconv {
+
+constexpr int64_t kBytes = 64;
+
+template <typename T>
+constexpr int64_t kLanes = kBytes / sizeof(T);
+
+template <typename T>
+struct Vector {
+  typedef T type __attribute__((vector_size(kBytes)));
+};
+
+template <typename T>
+INLINE typename Vector<T>::type load(const T* from, int64_t lanes = kLanes<T>) {
+  typename Vector<T>::type value;
+  if (lanes == kLanes<T>) {
+    std::memcpy(&value, from, sizeof(value));
+  } else {
+    value = typename Vector<T>::type{};
+    std::memcpy(&value, from, lanes * sizeof(T));
+  }
+  return value;
+}
+
+template <typename T>
+INLINE void store(T* to, typename Vector<T>::type value, int64_t lanes = kLanes<T>) {
+  if (lanes == kLanes<T>) {
+    std::memcpy(to, &value, sizeof(value));
+  } else {
+    std::memcpy(to, &value, lanes * sizeof(T));
+  }
+}
+
+template <typename T>
+INLINE T sum(typename Vector<T>::type value) {
+  T total = 0;
+  for (int64_t lane = 0; lane < kLanes<T>; ++lane) total += value[lane];
+  return total;
+}
+
+}  // namespace mmlearnconv
