@@ -80,13 +80,13 @@ def dcls_taps(weight: Tensor, positions: Tensor, size: Sequence[int]) -> tuple[T
         parts.append((1 - r, r))
     values, cells = [], []
     for corner in product((0, 1), repeat=len(size)):
-        value, inside, kept = weight, True, []
+        value, inside, kept = weight, [], []
         for axis, upper in enumerate(corner):
             at = lower[axis] + upper
             kept.append(at.clamp(0, size[axis] - 1))
-            inside = inside & (kept[-1] == at)
+            inside.append(kept[-1] == at)
             value = value * parts[axis][upper]
-        values.append(torch.where(inside, value, 0))
+        values.append(torch.where(torch.stack(inside).all(0), value, 0))
         cells.append(torch.stack(kept, -1))
     return torch.cat(values, 2), torch.cat(cells, 2)
 

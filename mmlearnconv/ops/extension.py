@@ -3,11 +3,13 @@
 import os
 import warnings
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 _BUILD = "build them with `pip install -e . --no-build-isolation` (it needs a C++ compiler)"
 
@@ -54,6 +56,10 @@ def _register() -> None:
     )
     library.register_autograd(
         "mmlearnconv::depthwise_taps", _taps_backward, setup_context=_taps_context
+    )
+    # A multiply-add is two operations to PyTorch's counter.
+    register_flop_formula(torch.ops.mmlearnconv.depthwise_taps)(
+        lambda _, values, *rest, out_shape, **__: 2 * prod(out_shape) * values[2]
     )
 
 

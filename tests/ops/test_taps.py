@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck
+from torch.utils.flop_counter import FlopCounterMode
 
 from mmlearnconv.ops import depthwise_taps, is_compiled, reference
 
@@ -162,3 +163,17 @@ def test_wrong_arguments_are_named(change, message):
     )
     with pytest.raises(RuntimeError, match=message):
         torch.ops.mmlearnconv.depthwise_taps(*(arguments | change).values())
+
+
+@built
+def test_its_multiply_adds_are_counted():
+    with FlopCounterMode(display=False) as counter:
+        depthwise_taps(
+            torch.zeros(2, 3, 8, 8),
+            torch.zeros(3, 2, 5),
+            torch.zeros(3, 2, 5, 2, dtype=torch.long),
+            None,
+            (1, 1),
+            (2, 1),
+        )
+    assert counter.get_total_flops() == 2 * (2 * 6 * 4 * 8) * 5
