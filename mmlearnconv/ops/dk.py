@@ -1,6 +1,6 @@
 """Deformable kernels: convolutions whose kernel is resampled from a larger one."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -8,11 +8,13 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from .autocast import to_autocast_dtype
+from .extension import is_compiled
 from .per_image import conv2d_per_image
+from .product import rows_product, rows_product_backward
 from .reference import conv_output_size, deformable_im2col, dk_coefficients, im2col
 
-# Numbers that one tile's resampled input may take: 16 MB in float32.
-_TILE = 2**22
+# Numbers that one tile's resampled input may take: 8 MB in float32.
+_TILE = 2**21
 
 
 def dk_conv2d(
@@ -33,7 +35,8 @@ def dk_conv2d(
     Offsets of one place an image give each image one kernel and an ordinary convolution. Otherwise
     sampling is linear in the kernel space, so the input is resampled instead, for each scope cell
     k': ``P[c, k', j] = sum_k B(k_j, k') I[c, j + k]``, and multiplied with the kernel space; some
-    rows of the output at a time, since ``P`` is scope squared times the input.
+    locations at a time, since ``P`` is scope squared times the input. Depthwise and compiled, the
+    kernel of each location is resampled as it goes.
     """
     if offsets.shape[2:] == (1, 1) and data_offsets is None:
         coefficients = dk_coefficients(offsets, kernel_size, weight.shape[2:])[..., 0, 0]
@@ -49,6 +52,14 @@ def dk_conv2d(
     input, weight = to_autocast_dtype(input, weight)
     output_size = conv_output_size(input.shape[2:], kernel_size, stride, padding, dilation)
     offsets = offsets.expand(-1, -1, *output_size)
+    # A trace, by which complexity is counted, does not see into a custom Function.
+    if is_compiled() and input.device.type == "cpu" and not torch.jit.is_tracing():
+        geometry = tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation)
+        if groups == input.shape[1] == len(weight):
+            return torch.ops.mmlearnconv.dk_depthwise(
+                input, weight, offsets, data_offsets, *geometry
+            )
+        return _LocalConv.apply(input, weight, offsets, data_offsets, groups, *geometry)
     if data_offsets is None:
         input = F.pad(input, (padding[1], padding[1], padding[0], padding[0]))
 
@@ -103,3 +114,91 @@ def _multiply(columns: Tensor, coefficients: Tensor, weight: Tensor, groups: int
         flat = flat.unflatten(0, (groups, -1)).permute(0, 3, 2, 1).flatten(1, 2)
         output = (resampled @ flat).permute(1, 0, 2).flatten(1)
     return output.view(batch, height, width, len(weight)).permute(0, 3, 1, 2)
+
+
+class _LocalConv(torch.autograd.Function):
+    """Resampled columns of the input times the kernel space, a tile of locations at a time."""
+
+    @staticmethod
+    def forward(
+        ctx,
+        input: Tensor,
+        weight: Tensor,
+        offsets: Tensor,
+        data_offsets: Tensor | None,
+        groups: int,
+        *geometry: tuple[int, int],
+    ) -> Tensor:
+        ctx.save_for_backward(input, weight, offsets, data_offsets)
+        ctx.groups, ctx.geometry = groups, geometry
+        x, matrices = _computed(input), _matrices(weight, groups, input.dtype)
+        sampling = x, offsets, data_offsets, weight.shape[2:], *geometry
+        places = offsets[:, 0].numel()
+        output = x.new_empty(places, len(weight))
+        for begin, end, columns in _column_tiles(x, weight, places):
+            torch.ops.mmlearnconv.dk_columns(*sampling, begin, end, columns)
+            for group, rows in enumerate(columns.unflatten(2, (groups, -1)).unbind(2)):
+                piece = slice(group * matrices.shape[1], (group + 1) * matrices.shape[1])
+                output[begin:end, piece] = rows_product(rows.flatten(1), matrices[group])
+        output = output.view(len(x), *offsets.shape[2:], len(weight)).permute(0, 3, 1, 2)
+        if input.is_contiguous() or not input.is_contiguous(memory_format=torch.channels_last):
+            output = output.contiguous()
+        return output.to(input.dtype)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        input, weight, offsets, data_offsets = ctx.saved_tensors
+        groups = ctx.groups
+        x, matrices = _computed(input), _matrices(weight, groups, input.dtype)
+        sampling = x, offsets, data_offsets, weight.shape[2:], *ctx.geometry
+        grad = _computed(grad).permute(0, 2, 3, 1).flatten(0, 2)
+        grad_input = torch.zeros_like(x)
+        grad_matrices = torch.zeros_like(matrices)
+        grad_offsets = torch.zeros_like(offsets, memory_format=torch.contiguous_format)
+        grad_data = None if data_offsets is None else torch.zeros_like(grad_offsets)
+        for begin, end, columns in _column_tiles(x, weight, len(grad)):
+            torch.ops.mmlearnconv.dk_columns(*sampling, begin, end, columns)
+            rows = columns.unflatten(2, (groups, -1)).unbind(2)
+            grad_rows = []
+            for group, own in enumerate(rows):
+                piece = slice(group * matrices.shape[1], (group + 1) * matrices.shape[1])
+                gradients = rows_product_backward(
+                    grad[begin:end, piece], own.flatten(1), matrices[group]
+                )
+                grad_rows.append(gradients[0].view_as(own))
+                grad_matrices[group] += gradients[1]
+            torch.ops.mmlearnconv.dk_columns_backward(
+                torch.stack(grad_rows, 2).flatten(2) if groups > 1 else grad_rows[0],
+                *(*sampling, begin, end, grad_input, grad_offsets, grad_data),
+            )
+        grad_weight = grad_matrices.unflatten(2, (*weight.shape[2:], -1)).flatten(0, 1)
+        return (
+            grad_input.to(input.dtype),
+            grad_weight.permute(0, 3, 1, 2).to(weight.dtype),
+            grad_offsets,
+            grad_data,
+            *(None,) * 5,
+        )
+
+
+def _computed(tensor: Tensor) -> Tensor:
+    """In channels_last and the dtype of the sums."""
+    dtype = torch.promote_types(tensor.dtype, torch.float32)
+    return tensor.to(dtype, memory_format=torch.channels_last)
+
+
+def _matrices(weight: Tensor, groups: int, dtype: torch.dtype) -> Tensor:
+    """The kernel space as ``(groups, out / groups, scope cells * C / groups)``."""
+    matrices = weight.to(torch.promote_types(dtype, torch.float32)).flatten(2)
+    return matrices.transpose(1, 2).flatten(1).unflatten(0, (groups, -1)).contiguous()
+
+
+def _column_tiles(input: Tensor, weight: Tensor, places: int) -> Iterator[tuple[int, int, Tensor]]:
+    """Ranges of locations, and room for their columns, always the same."""
+    cells = weight.shape[2:].numel()
+    step = max(1, min(places, _TILE // max(1, cells * input.shape[1])))
+    columns = input.new_empty(step, cells, input.shape[1])
+    for begin in range(0, places, step):
+        end = min(begin + step, places)
+        yield begin, end, columns[: end - begin]

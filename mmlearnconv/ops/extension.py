@@ -57,9 +57,23 @@ def _register() -> None:
     library.register_autograd(
         "mmlearnconv::depthwise_taps", _taps_backward, setup_context=_taps_context
     )
+    library.register_fake("mmlearnconv::dk_depthwise", _fake_dk_depthwise)
+    library.register_fake("mmlearnconv::dk_depthwise_backward", _fake_dk_depthwise_backward)
+    library.register_fake("mmlearnconv::dk_columns", lambda *_: None)
+    library.register_fake("mmlearnconv::dk_columns_backward", lambda *_: None)
+    library.register_autograd(
+        "mmlearnconv::dk_depthwise", _dk_depthwise_backward, setup_context=_dk_depthwise_context
+    )
     # A multiply-add is two operations to PyTorch's counter.
     register_flop_formula(torch.ops.mmlearnconv.depthwise_taps)(
         lambda _, values, *rest, out_shape, **__: 2 * prod(out_shape) * values[2]
+    )
+    # Four cells a tap.
+    register_flop_formula(torch.ops.mmlearnconv.dk_depthwise)(
+        lambda _, __, offsets, *rest, out_shape, **___: 5 * prod(out_shape) * offsets[1]
+    )
+    register_flop_formula(torch.ops.mmlearnconv.dk_columns)(
+        lambda input, offsets, *rest, out_shape, **__: 4 * out_shape[0] * out_shape[2] * offsets[1]
     )
 
 
@@ -127,6 +141,45 @@ def _fake_weight_grad(
     dilation: list[int],
 ) -> Tensor:
     return input.new_empty(input.shape[1], 1, *size)
+
+
+def _fake_dk_depthwise(
+    input: Tensor, space: Tensor, offsets: Tensor, *_: Tensor | list[int] | None
+) -> Tensor:
+    return like(input, (len(input), input.shape[1], *offsets.shape[2:]))
+
+
+def _fake_dk_depthwise_backward(
+    grad: Tensor,
+    input: Tensor,
+    space: Tensor,
+    offsets: Tensor,
+    data_offsets: Tensor | None,
+    *_: list[int],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dtype = torch.promote_types(input.dtype, torch.float32)
+    grad_offsets = offsets.new_empty(offsets.shape, dtype=dtype)
+    grad_data = grad_offsets.new_empty(0 if data_offsets is None else offsets.shape)
+    return like(input, input.shape), space.new_empty(space.shape), grad_offsets, grad_data
+
+
+def _dk_depthwise_context(ctx, inputs, output) -> None:
+    *tensors, kernel_size, stride, padding, dilation = inputs
+    ctx.save_for_backward(*tensors)
+    ctx.geometry = kernel_size, stride, padding, dilation
+
+
+def _dk_depthwise_backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    _, _, offsets, data_offsets = ctx.saved_tensors
+    *gradients, grad_offsets, grad_data = torch.ops.mmlearnconv.dk_depthwise_backward(
+        grad, *ctx.saved_tensors, *ctx.geometry
+    )
+    return (
+        *gradients,
+        grad_offsets.to(offsets.dtype),
+        None if data_offsets is None else grad_data.to(data_offsets.dtype),
+        *(None,) * 4,
+    )
 
 
 def depthwise_input_grad(

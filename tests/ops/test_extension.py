@@ -13,8 +13,7 @@ from torch.autograd import gradcheck
 
 from mmlearnconv.ops import is_compiled
 from tests.conftest import ROOT
-
-built = pytest.mark.skipif(not is_compiled(), reason="the compiled operations are not built")
+from tests.ops.sweep import built
 
 
 def test_they_are_built_where_all_is_tested():

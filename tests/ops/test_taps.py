@@ -1,38 +1,21 @@
 """Depthwise convolution by lists of taps: its definition, and the compiled operation against it."""
 
-import random
-
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmlearnconv.ops import depthwise_taps, is_compiled, reference
-
-built = pytest.mark.skipif(not is_compiled(), reason="the compiled operations are not built")
-FORMATS = [torch.contiguous_format, torch.channels_last]
+from mmlearnconv.ops import depthwise_taps, reference
+from tests.ops.sweep import assert_equals_definition, both_formats, built, geometries
 
 
 def cases(count):
-    """Sizes that no vector divides, strides, dilations, empty batches, maps of a pixel."""
-    rng = random.Random(2)
-    for _ in range(count):
-        size, stride, dilation, padding = (
-            [rng.randint(low, high) for _ in range(2)]
-            for low, high in ((1, 9), (1, 3), (1, 3), (0, 6))
-        )
-        least = [
-            max(1, d * (k - 1) + 1 - 2 * p) for d, k, p in zip(dilation, size, padding, strict=True)
-        ]
-        shape = [n + rng.choice([0, rng.randint(0, 120)]) for n in least]
-        yield dict(
-            shape=(rng.choice([0, 1, 2, 3]), rng.choice([1, 3, 16, 17, 33]), *shape),
+    for rng, case in geometries(2, count, most=9, channels=(1, 3, 16, 17, 33)):
+        yield case | dict(
             multiplier=rng.choice([1, 1, 2, 3]),
             taps=rng.choice([1, 5, 8, 20]),
             bias=rng.random() < 0.5,
-            size=size,
-            geometry=(stride, padding, dilation),
         )
 
 
@@ -66,32 +49,18 @@ def test_all_cells_are_a_dense_kernel():
 
 
 @pytest.mark.parametrize("case", list(cases(60)), ids=str)
-@pytest.mark.parametrize("memory_format", FORMATS)
+@both_formats
 def test_equals_its_definition(case, memory_format):
     x, values, cells, bias = tensors_of(case)
-    exact = [t.requires_grad_() for t in (x, values, bias) if t is not None]
-    pad = (None,) * (3 - len(exact))
-    expected = reference.depthwise_taps(
-        *exact[:2], cells, *exact[2:], *pad, case["size"], *case["geometry"]
-    )
-    seen = torch.randn_like(expected)
-    expected_gradients = torch.autograd.grad(expected, exact, seen)
-    for dtype, tolerance in ((torch.double, 1e-10), (torch.float, 1e-4)):
-        runs = []
-        for _ in range(2):
-            ours = [t.detach().to(dtype) for t in exact]
-            ours[0] = ours[0].contiguous(memory_format=memory_format)
-            ours = [t.requires_grad_() for t in ours]
-            found = depthwise_taps(
-                *ours[:2], cells, *ours[2:], *pad, case["size"], *case["geometry"]
-            )
-            kept = FORMATS[0] if ours[0].is_contiguous() else FORMATS[1]
-            assert found.is_contiguous(memory_format=kept)
-            runs.append([found, *torch.autograd.grad(found, ours, seen.to(dtype))])
-        for one, other, goal in zip(*runs, [expected, *expected_gradients], strict=True):
-            assert torch.equal(one, other)
-            scale = max(1.0, goal.abs().max().item()) if goal.numel() else 1.0
-            torch.testing.assert_close(one.double(), goal, rtol=tolerance, atol=tolerance * scale)
+
+    def call(function):
+        return lambda x, values, bias=None: function(
+            x, values, cells, bias, case["size"], *case["geometry"]
+        )
+
+    ours, definition = call(depthwise_taps), call(reference.depthwise_taps)
+    tensors = [x, values] if bias is None else [x, values, bias]
+    assert_equals_definition(ours, definition, tensors, memory_format)
 
 
 @built

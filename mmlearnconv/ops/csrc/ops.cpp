@@ -12,4 +12,20 @@ TORCH_LIBRARY(mmlearnconv, m) {
       "depthwise_taps_backward(Tensor grad, Tensor input, Tensor values, Tensor cells, "
       "SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation, bool needs_input, "
       "bool needs_values) -> (Tensor, Tensor)");
+  m.def(
+      "dk_depthwise(Tensor input, Tensor space, Tensor offsets, Tensor? data_offsets, "
+      "SymInt[2] kernel_size, SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation) -> Tensor");
+  m.def(
+      "dk_depthwise_backward(Tensor grad, Tensor input, Tensor space, Tensor offsets, "
+      "Tensor? data_offsets, SymInt[2] kernel_size, SymInt[2] stride, SymInt[2] padding, "
+      "SymInt[2] dilation) -> (Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "dk_columns(Tensor input, Tensor offsets, Tensor? data_offsets, SymInt[2] scope, "
+      "SymInt[2] kernel_size, SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation, "
+      "SymInt begin, SymInt end, Tensor(a!) columns) -> ()");
+  m.def(
+      "dk_columns_backward(Tensor grad, Tensor input, Tensor offsets, Tensor? data_offsets, "
+      "SymInt[2] scope, SymInt[2] kernel_size, SymInt[2] stride, SymInt[2] padding, "
+      "SymInt[2] dilation, SymInt begin, SymInt end, Tensor(a!) grad_input, "
+      "Tensor(b!) grad_offsets, Tensor(c!)? grad_data_offsets) -> ()");
 }

@@ -3,7 +3,9 @@
 
 #include "vector.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -119,6 +121,36 @@ Planes<T> planes_of(const at::Tensor& tensor) {
   }();
   return {data, tensor.size(1), tensor.size(2) * tensor.size(3),
           format_of(tensor) == at::MemoryFormat::ChannelsLast};
+}
+
+// A copy in the other memory format: rows of `from`, all of its images, become columns of `to`.
+template <typename T>
+void transpose_images(T* to, const T* from, int64_t batch, int64_t rows, int64_t columns) {
+  constexpr int64_t tall = 64;
+  const int64_t bands = (rows + tall - 1) / tall, size = rows * columns;
+  at::parallel_for(0, batch * bands, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t n = task / bands * size, r = task % bands * tall;
+      transpose_of(
+          to + n + r, rows, from + n + r * columns, columns, std::min(tall, rows - r), columns);
+    }
+  });
+}
+
+// The tensor in a dtype and a memory format.
+template <typename T>
+at::Tensor in_format(const at::Tensor& tensor, at::MemoryFormat format) {
+  const at::Tensor from = tensor.to(at::CppTypeToScalarType<T>::value);
+  const bool last = format == at::MemoryFormat::ChannelsLast;
+  const auto other = last ? at::MemoryFormat::Contiguous : at::MemoryFormat::ChannelsLast;
+  if (from.is_contiguous(format) || from.numel() == 0 || !from.is_contiguous(other))
+    return from.contiguous(format);
+  const at::Tensor to = at::empty(from.sizes(), from.options(), format);
+  const int64_t places = from.size(2) * from.size(3), channels = from.size(1);
+  transpose_images(
+      to.data_ptr<T>(), from.const_data_ptr<T>(), from.size(0), last ? channels : places,
+      last ? places : channels);
+  return to;
 }
 
 // The tensor in a dtype and one of the two memory formats.

@@ -47,8 +47,16 @@ INLINE void store(T* to, typename Vector<T>::type value, int64_t lanes = kLanes<
 
 template <typename T>
 INLINE T sum(typename Vector<T>::type value) {
+  typedef T Half __attribute__((vector_size(kBytes / 2)));
+  typedef T Quarter __attribute__((vector_size(kBytes / 4)));
+  Half halves[2];
+  std::memcpy(halves, &value, sizeof(halves));
+  halves[0] += halves[1];
+  Quarter quarters[2];
+  std::memcpy(quarters, halves, sizeof(quarters));
+  quarters[0] += quarters[1];
   T total = 0;
-  for (int64_t lane = 0; lane < kLanes<T>; ++lane) total += value[lane];
+  for (int64_t lane = 0; lane < kLanes<T> / 4; ++lane) total += quarters[0][lane];
   return total;
 }
 

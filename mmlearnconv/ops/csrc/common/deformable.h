@@ -1,0 +1,87 @@
+// Where the taps of a deformable kernel read its kernel space, and the map.
+#pragma once
+
+#include "geometry.h"
+#include "interpolation.h"
+
+#include <optional>
+
+namespace mmlearnconv {
+
+struct Deformable {
+  Geometry map;
+  int64_t batch, channels;
+  int64_t kernel_rows, kernel_columns;  // taps
+  int64_t scope_rows, scope_columns;    // cells of the kernel space
+
+  C10_HOST_DEVICE int64_t taps() const {
+    return kernel_rows * kernel_columns;
+  }
+  C10_HOST_DEVICE int64_t cells() const {
+    return scope_rows * scope_columns;
+  }
+  C10_HOST_DEVICE int64_t places() const {
+    return map.y.out_size * map.x.out_size;
+  }
+};
+
+template <typename T>
+struct DeformableTap {
+  Square<T> space;  // cells
+  Square<T> map;    // pixels of the batch; without data offsets only at[0], -1 outside
+};
+
+// Tap (u, v) at location (y, x) of image `n`; offsets are (N, 2 taps, H', W'), row before column.
+template <typename T, bool MOVED>
+C10_HOST_DEVICE C10_ALWAYS_INLINE DeformableTap<T> deformable_tap(
+    const Deformable& d, const T* offsets, const T* data_offsets, int64_t n, int64_t y, int64_t x,
+    int64_t u, int64_t v) {
+  const int64_t of_row = n * d.taps() + u * d.kernel_columns + v;
+  const int64_t own = (2 * of_row * d.map.y.out_size + y) * d.map.x.out_size + x;
+  const int64_t pixels = d.map.y.size * d.map.x.size;
+  DeformableTap<T> t;
+  t.space = square(
+      clipped(static_cast<T>(d.scope_rows - d.kernel_rows) / 2 + u + offsets[own], d.scope_rows),
+      clipped(
+          static_cast<T>(d.scope_columns - d.kernel_columns) / 2 + v + offsets[own + d.places()],
+          d.scope_columns),
+      d.scope_columns);
+  const int64_t row = d.map.y.at(y, u), column = d.map.x.at(x, v);
+  if (MOVED) {
+    t.map = square(
+        on_map(static_cast<T>(row) + data_offsets[own], d.map.y.size),
+        on_map(static_cast<T>(column) + data_offsets[own + d.places()], d.map.x.size),
+        d.map.x.size);
+    for (int i = 0; i < 4; ++i)
+      if (t.map.at[i] >= 0) t.map.at[i] += n * pixels;
+  } else {
+    const bool inside = d.map.y.holds(row) && d.map.x.holds(column);
+    t.map.at[0] = inside ? n * pixels + row * d.map.x.size + column : -1;
+  }
+  return t;
+}
+
+// Checked sizes of a call; `space` is (rows, columns) of the kernel space.
+inline Deformable deformable(
+    const at::Tensor& input, const at::Tensor& offsets,
+    const std::optional<at::Tensor>& data_offsets, at::IntArrayRef kernel_size,
+    at::IntArrayRef space, at::IntArrayRef stride, at::IntArrayRef padding,
+    at::IntArrayRef dilation) {
+  const int64_t numbers = 2 * kernel_size[0] * kernel_size[1];
+  TORCH_CHECK(input.dim() == 4, "dk: input ", input.sizes(), " must be (N, C, H, W)");
+  TORCH_CHECK(
+      offsets.dim() == 4 && offsets.size(0) == input.size(0) && offsets.size(1) == numbers,
+      "dk: offsets ", offsets.sizes(), " must be (", input.size(0), ", ", numbers, ", H', W')");
+  TORCH_CHECK(
+      !data_offsets || data_offsets->sizes() == offsets.sizes(), "dk: data offsets ",
+      data_offsets ? data_offsets->sizes() : at::IntArrayRef{}, " must be like offsets ",
+      offsets.sizes());
+  TORCH_CHECK(
+      space[0] >= kernel_size[0] && space[1] >= kernel_size[1], "dk: a kernel space of ", space,
+      " does not hold a kernel of ", kernel_size);
+  return {
+      geometry(input.sizes().slice(2), offsets.sizes().slice(2), stride, padding, dilation),
+      input.size(0), input.size(1), kernel_size[0], kernel_size[1], space[0], space[1]};
+}
+
+}  // namespace mmlearnconv

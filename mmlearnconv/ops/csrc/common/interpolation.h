@@ -1,0 +1,74 @@
+// Reading between the cells of a kernel and between the pixels of a map.
+#pragma once
+
+#include <c10/macros/Macros.h>
+
+#include <cstdint>
+
+namespace mmlearnconv {
+
+// Linear interpolation along an axis: cell `low` counts 1 - part, `high` counts part.
+template <typename T>
+struct Linear {
+  int64_t low, high;
+  T part;
+  bool moves;  // whether the position has a gradient
+};
+
+// Positions beyond the cells are clipped, without a gradient; at a cell it is the right-hand one.
+template <typename T>
+C10_HOST_DEVICE C10_ALWAYS_INLINE Linear<T> clipped(T position, int64_t cells) {
+  const T last = static_cast<T>(cells - 1);
+  const bool moves = position >= 0 && position <= last;
+  const T at = position < 0 ? T(0) : position > last ? last : position;
+  // Not a number reads cell 0, and stays one through the part.
+  const int64_t low = at >= 0 ? static_cast<int64_t>(at) : 0;
+  return {low, low + 1 < cells ? low + 1 : cells - 1, at - static_cast<T>(low), moves};
+}
+
+// A position on a map: pixels `low` and `low + 1`, of which those outside count as zeros.
+template <typename T>
+C10_HOST_DEVICE C10_ALWAYS_INLINE Linear<T> on_map(T position, int64_t size) {
+  if (!(position > -1 && position < static_cast<T>(size))) return {-1, -1, T(0), false};
+  int64_t low = static_cast<int64_t>(position);
+  if (static_cast<T>(low) > position) --low;
+  return {low, low + 1 < size ? low + 1 : -1, position - static_cast<T>(low), true};
+}
+
+// How the four neighbours of a place count, low row first, and its slopes along y and x.
+template <typename T>
+struct Square {
+  int64_t at[4];
+  T share[4];
+  T part_y, part_x;
+  bool moves_y, moves_x;
+
+  template <typename V>
+  C10_HOST_DEVICE C10_ALWAYS_INLINE V slope_y(const V* corner) const {
+    return (T(1) - part_x) * (corner[2] - corner[0]) + part_x * (corner[3] - corner[1]);
+  }
+  template <typename V>
+  C10_HOST_DEVICE C10_ALWAYS_INLINE V slope_x(const V* corner) const {
+    return (T(1) - part_y) * (corner[1] - corner[0]) + part_y * (corner[3] - corner[2]);
+  }
+};
+
+// Absent neighbours are -1 and have no share.
+template <typename T>
+C10_HOST_DEVICE C10_ALWAYS_INLINE Square<T> square(const Linear<T>& y, const Linear<T>& x, int64_t columns) {
+  Square<T> s;
+  const int64_t rows[2] = {y.low, y.high}, places[2] = {x.low, x.high};
+  const T of_rows[2] = {T(1) - y.part, y.part}, of_places[2] = {T(1) - x.part, x.part};
+  for (int i = 0; i < 4; ++i) {
+    const bool present = rows[i / 2] >= 0 && places[i % 2] >= 0;
+    s.at[i] = present ? rows[i / 2] * columns + places[i % 2] : -1;
+    s.share[i] = present ? of_rows[i / 2] * of_places[i % 2] : T(0);
+  }
+  s.part_y = y.part;
+  s.part_x = x.part;
+  s.moves_y = y.moves;
+  s.moves_x = x.moves;
+  return s;
+}
+
+}  // namespace mmlearnconv

@@ -1,0 +1,71 @@
+"""What the tests of compiled operations share: geometries, and the comparison with a definition."""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from mmlearnconv.ops import is_compiled
+
+built = pytest.mark.skipif(not is_compiled(), reason="the compiled operations are not built")
+both_formats = pytest.mark.parametrize(
+    "memory_format", [torch.contiguous_format, torch.channels_last]
+)
+
+
+def geometries(
+    seed: int, count: int, most: int = 5, channels: Sequence[int] = (1, 3, 16, 33)
+) -> Iterator[tuple[random.Random, dict]]:
+    """Sizes that no vector divides, strides, dilations, empty batches, maps of a pixel."""
+    rng = random.Random(seed)
+    for _ in range(count):
+        size, stride, dilation, padding = (
+            tuple(rng.randint(low, high) for _ in range(2))
+            for low, high in ((1, most), (1, 3), (1, 3), (0, most - 1))
+        )
+        least = [
+            max(1, d * (k - 1) + 1 - 2 * p) for d, k, p in zip(dilation, size, padding, strict=True)
+        ]
+        shape = [n + rng.choice([0, rng.randint(0, 30)]) for n in least]
+        yield (
+            rng,
+            dict(
+                shape=(rng.choice([0, 1, 2, 3]), rng.choice(channels), *shape),
+                size=size,
+                geometry=(stride, padding, dilation),
+            ),
+        )
+
+
+def assert_equals_definition(
+    ours: Callable[..., Tensor],
+    definition: Callable[..., Tensor],
+    tensors: Sequence[Tensor],
+    memory_format: torch.memory_format,
+) -> None:
+    """Values and gradients, in float64 to 1e-10 and float32 to 1e-4; two runs give equal bits.
+
+    Both functions take ``tensors``, which are float64; the first is the input, a map.
+    """
+    exact = [t.detach().clone().requires_grad_() for t in tensors]
+    expected = definition(*exact)
+    seen = torch.randn_like(expected)
+    goals = [expected, *torch.autograd.grad(expected, exact, seen)]
+    for dtype, tolerance in ((torch.double, 1e-10), (torch.float, 1e-4)):
+        runs = []
+        for _ in range(2):
+            leaves = [t.detach().to(dtype) for t in exact]
+            leaves[0] = leaves[0].contiguous(memory_format=memory_format)
+            leaves = [t.requires_grad_() for t in leaves]
+            found = ours(*leaves)
+            if not leaves[0].is_contiguous():
+                assert found.is_contiguous(memory_format=torch.channels_last)
+            else:
+                assert found.is_contiguous()
+            runs.append([found, *torch.autograd.grad(found, leaves, seen.to(dtype))])
+        for one, other, goal in zip(*runs, goals, strict=True):
+            assert torch.equal(one, other)
+            scale = max(1.0, goal.abs().max().item()) if goal.numel() else 1.0
+            torch.testing.assert_close(one.double(), goal, rtol=tolerance, atol=tolerance * scale)
