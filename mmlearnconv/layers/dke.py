@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import dke_conv2d, dke_response
+from ..ops import dke_conv2d, dke_response, dke_taps
 from ..registry import CONV_LAYERS
 from .base import LearnableConv2d, plain_if_pointwise, positive_int
 
@@ -198,9 +198,12 @@ class DKEConv2d(LearnableConv2d):
 
     def _response(self) -> Tensor:
         """G, ``(in or 1, points, rows, columns)``, in float32 also where the model is in half."""
+        return dke_response(*self._arguments())
+
+    def _arguments(self) -> tuple[Tensor, tuple[int, ...], str, Tensor, float]:
         dtype = torch.promote_types(self.positions.dtype, torch.float32)
         positions, alpha = self.positions.to(dtype), self.alpha.to(dtype)
-        return dke_response(positions, self.window, self.interpolation, alpha, self.radius)
+        return positions, self.window, self.interpolation, alpha, self.radius
 
     def _static_kernel(self) -> Tensor:
         """The dense kernel at scores of one, ``(out, in / groups, *window)``."""
@@ -222,13 +225,14 @@ class DKEConv2d(LearnableConv2d):
                 kernel = self._static_kernel()
             return self._convolve(input, kernel)
         with torch.autocast(input.device.type, enabled=False):
-            response = self._response().to(self.weight.dtype)
+            values, cells = dke_taps(*self._arguments())
         padded, padding = self._padded(input, self._extra_padding(self.window))
-        response = response.expand(self.in_channels, -1, -1, -1)
         output = dke_conv2d(
             padded,
             self.weight,
-            response,
+            values.expand(self.in_channels, -1, -1),
+            cells.expand(self.in_channels, -1, -1, -1),
+            self.window,
             self.stride,
             padding,
             self.dilation,

@@ -4,7 +4,7 @@ from . import reference
 from .dcls import dcls_kernel
 from .depthwise import depthwise_conv2d, depthwise_taps
 from .dk import dk_conv2d
-from .dke import dke_conv2d
+from .dke import dke_conv2d, dke_taps
 from .drconv import drconv2d, drconv2d_factorised
 from .extension import is_compiled
 from .penalties import orthogonality, repulsion
@@ -21,6 +21,7 @@ __all__ = [
     "dk_conv2d",
     "dke_conv2d",
     "dke_response",
+    "dke_taps",
     "drconv2d",
     "drconv2d_factorised",
     "is_compiled",

@@ -92,13 +92,16 @@ def depthwise_taps(
     leave out. The output has the input's memory format.
     """
     (input,) = to_autocast_dtype(input)
+    geometry = tuple(stride), tuple(padding), tuple(dilation)
     if not has_taps(input):
-        values, bias = values.to(input.dtype), None if bias is None else bias.to(input.dtype)
-        return reference.depthwise_taps(input, values, cells, bias, size, stride, padding, dilation)
-    output_size = reference.conv_output_size(input.shape[2:], size, stride, padding, dilation)
-    return torch.ops.mmlearnconv.depthwise_taps(
-        input, values, cells, bias, output_size, stride, padding, dilation
-    )
+        values = values.to(input.dtype)
+        kernels = reference.dense_taps(values, cells, size)
+        # A plain depthwise convolution for each of a channel's outputs has fast paths.
+        outputs = [depthwise_conv2d(input, k[:, None], None, *geometry) for k in kernels.unbind(1)]
+        output = torch.stack(outputs, 2).flatten(1, 2)
+        return output if bias is None else output + bias.to(output.dtype)[:, None, None]
+    output_size = reference.conv_output_size(input.shape[2:], size, *geometry)
+    return torch.ops.mmlearnconv.depthwise_taps(input, values, cells, bias, output_size, *geometry)
 
 
 def has_taps(input: Tensor) -> bool:

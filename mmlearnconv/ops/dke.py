@@ -1,18 +1,60 @@
 """Differentiable kernel evolution: kernels whose taps move over the input by gradient descent."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .depthwise import depthwise_conv2d
+from .autocast import to_autocast_dtype
+from .depthwise import depthwise_taps, has_taps
+from .reference import conv_output_size, dke_response
+
+# Numbers that one tile's interpolated input may take: 4 MB in float32.
+_TILE = 2**20
+
+
+def dke_taps(
+    positions: Tensor,
+    window: Sequence[int],
+    interpolation: str,
+    alpha: Tensor | float,
+    radius: float,
+) -> tuple[Tensor, Tensor]:
+    """:func:`~mmlearnconv.ops.dke_response` as lists of the cells that count.
+
+    Args:
+        positions: ``(channels, points, 2)``, relative to the window's centre, in cells.
+        window: rows and columns.
+        interpolation, alpha, radius: as ``dke_response``.
+
+    Returns:
+        tuple[Tensor, Tensor]: values ``(channels, points, taps)``, and cells ``(..., taps, 2)``
+        from the window's first.
+    """
+    # The cells within reach of a position lie in a square about the nearest one.
+    reach = math.floor((radius if interpolation == "gauss" else 1) + 0.5)
+    middles = [(n - 1) / 2 for n in window]
+    along = torch.arange(-reach, reach + 1, device=positions.device)
+    nearest, cells, parts = [], [], []
+    for axis, middle in enumerate(middles):
+        place = positions[..., axis] + middle
+        nearest.append(place.detach().round())
+        parts.append(place - nearest[-1])
+        cells.append(nearest[-1].long()[..., None] + along)
+    side = 2 * reach + 1
+    values = dke_response(torch.stack(parts, -1), (side, side), interpolation, alpha, radius)
+    rows, columns = torch.broadcast_tensors(cells[0][..., :, None], cells[1][..., None, :])
+    return values.flatten(2), torch.stack([rows, columns], -1).flatten(2, 3)
 
 
 def dke_conv2d(
     input: Tensor,
     weight: Tensor,
-    response: Tensor,
+    values: Tensor,
+    cells: Tensor,
+    window: Sequence[int],
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
@@ -21,17 +63,127 @@ def dke_conv2d(
 ) -> Tensor:
     """Convolution at learned real positions of every input channel.
 
-    The definition, with the arguments' shapes, is :func:`mmlearnconv.ops.reference.dke_conv2d`.
+    The definition is :func:`mmlearnconv.ops.reference.dke_conv2d`, with the response given as
+    :func:`dke_taps` does: an interpolated im2col and one matrix product, in tiles of rows.
 
-    An interpolated im2col, one depthwise convolution a point, and one matrix product.
+    Args:
+        input: ``(N, C, H, W)``.
+        weight: ``(out, C / groups, points)``.
+        values: ``(C, points, taps)``.
+        cells: ``(C, points, taps, 2)``, row and column in the window.
+        window: rows and columns.
+        stride, dilation: rows and columns each.
+        padding: of the window.
+        groups: as ``F.conv2d``.
+        attention: ``(N, points, H', W')``.
+
+    Returns:
+        Tensor: ``(N, out, H', W')``.
     """
-    points = response.shape[1]
-    values = []
-    for point in range(points):
-        value = depthwise_conv2d(
-            input, response[:, point, None], None, tuple(stride), tuple(padding), tuple(dilation)
-        )
-        values.append(value if attention is None else value * attention[:, point, None])
-    # (N, g, C / g * points) places: the 1x1 convolution is the matrix product.
-    columns = torch.stack(values, 2).flatten(1, 2)
+    input, weight, attention = to_autocast_dtype(input, weight, attention)
+    geometry = tuple(window), tuple(stride), tuple(padding), tuple(dilation)
+    if has_taps(input):
+        arguments = (input, weight, values, cells, attention, groups, *geometry)
+        return _InterpolatedConv.apply(*arguments)
+    columns = depthwise_taps(input, values, cells, None, *geometry)
+    if attention is not None:
+        columns = (columns.unflatten(1, (input.shape[1], -1)) * attention[:, None]).flatten(1, 2)
     return F.conv2d(columns, weight.flatten(1)[..., None, None], groups=groups)
+
+
+class _InterpolatedConv(torch.autograd.Function):
+    """Interpolated columns of the input times the weight, a tile of rows at a time."""
+
+    @staticmethod
+    def forward(
+        ctx,
+        input: Tensor,
+        weight: Tensor,
+        values: Tensor,
+        cells: Tensor,
+        attention: Tensor | None,
+        groups: int,
+        *geometry: tuple[int, int],
+    ) -> Tensor:
+        ctx.save_for_backward(input, weight, values, cells, attention)
+        ctx.groups, ctx.geometry = groups, geometry
+        x, matrix, scores = _computed(input, weight.flatten(1)[..., None, None], attention)
+        size = conv_output_size(x.shape[2:], geometry[0], *geometry[1:])
+        output = x.new_empty(len(x), len(weight), *size)
+        for n, rows, _, _, columns in _tiles(x, values, cells, geometry):
+            if scores is not None:
+                columns *= scores[n, :, rows]
+            output[n, :, rows] = F.conv2d(columns.flatten(0, 1)[None], matrix, groups=groups)[0]
+        if not input.is_contiguous() and input.is_contiguous(memory_format=torch.channels_last):
+            output = output.contiguous(memory_format=torch.channels_last)
+        return output.to(input.dtype)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        input, weight, values, cells, attention = ctx.saved_tensors
+        _, stride, _, dilation = ctx.geometry
+        x, matrix, scores, grad = _computed(
+            input, weight.flatten(1)[..., None, None], attention, grad
+        )
+        grad_x, grad_matrix = torch.zeros_like(x), torch.zeros_like(matrix)
+        grad_values = torch.zeros_like(values)
+        grad_scores = None if scores is None else torch.zeros_like(scores)
+        for n, rows, sees, padding, columns in _tiles(x, values, cells, ctx.geometry):
+            seen = columns if scores is None else columns * scores[n, :, rows]
+            passed, of_matrix, _ = torch.ops.aten.convolution_backward(
+                *(grad[None, n, :, rows], seen.flatten(0, 1)[None], matrix, None),
+                *([1, 1], [0, 0], [1, 1], False, [0, 0], ctx.groups, [True, True, False]),
+            )
+            grad_matrix += of_matrix
+            passed = passed[0].view_as(columns)
+            if scores is not None:
+                grad_scores[n, :, rows] = (passed * columns).sum(0)
+                passed = passed * scores[n, :, rows]
+            of_piece, of_values = torch.ops.mmlearnconv.depthwise_taps_backward(
+                *(passed.flatten(0, 1)[None], x[None, n, :, sees], values, cells),
+                *(stride, padding, dilation, True, True),
+            )
+            grad_x[n, :, sees] += of_piece[0]
+            grad_values += of_values
+        return (
+            grad_x.to(input.dtype),
+            grad_matrix.view_as(weight).to(weight.dtype),
+            grad_values,
+            None,
+            None if scores is None else grad_scores.to(attention.dtype),
+            *(None,) * 5,
+        )
+
+
+def _tiles(
+    x: Tensor, values: Tensor, cells: Tensor, geometry: Sequence[tuple[int, int]]
+) -> Iterator[tuple[int, slice, slice, tuple[int, int], Tensor]]:
+    """Tiles of the output, with what they need.
+
+    An image, rows of its output, the input's rows that they see, the padding that these leave, and
+    columns ``(C, points, rows, W')``.
+    """
+    window, stride, padding, dilation = geometry
+    height, width = conv_output_size(x.shape[2:], window, stride, padding, dilation)
+    step = max(1, _TILE // max(1, values.shape[0] * values.shape[1] * width))
+    for n in range(len(x)):
+        for first in range(0, height, step):
+            last = min(first + step, height)
+            above = padding[0] - first * stride[0]
+            below = (last - 1) * stride[0] - padding[0] + dilation[0] * (window[0] - 1) + 1
+            begin = min(max(0, -above), x.shape[2])
+            sees = slice(begin, max(begin, min(below, x.shape[2])))
+            left = above + begin, padding[1]
+            columns = torch.ops.mmlearnconv.depthwise_taps(
+                *(x[None, n, :, sees], values, cells, None),
+                *((last - first, width), stride, left, dilation),
+            )
+            columns = columns[0].unflatten(0, values.shape[:2])
+            yield n, slice(first, last), sees, left, columns
+
+
+def _computed(input: Tensor, *others: Tensor | None) -> tuple[Tensor | None, ...]:
+    """All in the dtype of the sums; maps of planes."""
+    dtype = torch.promote_types(input.dtype, torch.float32)
+    return tuple(None if t is None else t.to(dtype).contiguous() for t in (input, *others))

@@ -73,7 +73,7 @@ def _register() -> None:
         lambda _, __, offsets, *rest, out_shape, **___: 5 * prod(out_shape) * offsets[1]
     )
     register_flop_formula(torch.ops.mmlearnconv.dk_columns)(
-        lambda input, offsets, *rest, out_shape, **__: 4 * out_shape[0] * out_shape[2] * offsets[1]
+        lambda _, offsets, *rest, **__: 4 * rest[-1][0] * rest[-1][2] * offsets[1]
     )
 
 

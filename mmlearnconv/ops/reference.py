@@ -125,14 +125,18 @@ def depthwise_taps(
     Returns:
         Tensor: ``(N, C * multiplier, H', W')``.
     """
-    rows, columns = cells.unbind(3)
-    inside = (rows >= 0) & (rows < size[0]) & (columns >= 0) & (columns < size[1])
-    index = torch.where(inside, rows * size[1] + columns, 0).flatten(0, 1)
-    kernel = values.new_zeros(len(index), size[0] * size[1])
-    kernel = kernel.scatter_add(1, index, torch.where(inside, values, 0).flatten(0, 1))
-    kernel = kernel.view(-1, 1, *size)
+    kernel = dense_taps(values, cells, size).flatten(0, 1)[:, None]
     geometry = tuple(stride), tuple(padding), tuple(dilation)
     return F.conv2d(input, kernel, bias, *geometry, groups=len(values))
+
+
+def dense_taps(values: Tensor, cells: Tensor, size: Sequence[int]) -> Tensor:
+    """The kernels of :func:`depthwise_taps`, ``(C, multiplier, rows, columns)``."""
+    rows, columns = cells.unbind(3)
+    inside = (rows >= 0) & (rows < size[0]) & (columns >= 0) & (columns < size[1])
+    index = torch.where(inside, rows * size[1] + columns, 0)
+    kernels = values.new_zeros(*values.shape[:2], size[0] * size[1])
+    return kernels.scatter_add(2, index, torch.where(inside, values, 0)).unflatten(2, tuple(size))
 
 
 def linear_coefficients(positions: Tensor, cells: int) -> Tensor:

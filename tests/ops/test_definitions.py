@@ -14,6 +14,7 @@ from mmlearnconv.ops import (
     dk_conv2d,
     dke_conv2d,
     dke_response,
+    dke_taps,
     drconv2d,
     drconv2d_factorised,
     orthogonalize,
@@ -161,15 +162,30 @@ def test_dke(geometry, interpolation, attends):
     x, weight, positions, attention, window, padding = dke_inputs(geometry, interpolation)
     _, stride, _, dilation, groups, _ = geometry
 
-    def call(function):
-        def run(x, weight, positions, attention):
-            response = dke_response(positions, window, interpolation, 2.0, 2.0)
-            return function(x, weight, response, stride, padding, dilation, groups, attention)
+    geometry = stride, padding, dilation, groups
 
-        return run
+    def ours(x, weight, positions, attention):
+        taps = dke_taps(positions, window, interpolation, 2.0, 2.0)
+        return dke_conv2d(x, weight, *taps, window, *geometry, attention)
 
-    tensors = (x, weight, positions, attention if attends else None)
-    assert_same(call(dke_conv2d), call(reference.dke_conv2d), tensors)
+    def definition(x, weight, positions, attention):
+        response = dke_response(positions, window, interpolation, 2.0, 2.0)
+        return reference.dke_conv2d(x, weight, response, *geometry, attention)
+
+    assert_same(ours, definition, (x, weight, positions, attention if attends else None))
+
+
+@pytest.mark.parametrize("window", [(9, 9), (8, 10)])
+@pytest.mark.parametrize(
+    ("interpolation", "radius"), [("gauss", 2.0), ("gauss", 1.3), ("bilinear", 0)]
+)
+def test_dke_taps_are_the_response(window, interpolation, radius):
+    """On whole cells and half-way between them too."""
+    y = torch.cat([torch.randn(3, 6, 2, **double), torch.randint(-4, 5, (3, 6, 2)) / 2], 1)
+    y = y.clamp(-2, 2)
+    values, cells = dke_taps(y, window, interpolation, 2.0, radius)
+    response = dke_response(y, window, interpolation, 2.0, radius)
+    torch.testing.assert_close(reference.dense_taps(values, cells, window), response)
 
 
 def test_dke_gradient_agreement():
@@ -196,8 +212,8 @@ def test_dke_gradient_agreement():
 def test_dke_bilinear_on_the_grid_equals_a_convolution(padding):
     x, weight = make_input(), torch.randn(6, 2, 3, 3, **double)
     grid = torch.tensor(list(itertools.product((-1, 0, 1), repeat=2)), **double).expand(4, 9, 2)
-    response = dke_response(grid, (9, 9), "bilinear", 0.0, 0.0)
-    ours = dke_conv2d(x, weight.flatten(2), response, (1, 1), padding, (1, 1), 2)
+    taps = dke_taps(grid, (9, 9), "bilinear", 0.0, 0.0)
+    ours = dke_conv2d(x, weight.flatten(2), *taps, (9, 9), (1, 1), padding, (1, 1), 2)
     kernel = F.pad(weight, (3, 3, 3, 3))
     torch.testing.assert_close(ours, F.conv2d(x, kernel, None, 1, padding, 1, 2))
 

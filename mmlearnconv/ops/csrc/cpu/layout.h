@@ -85,11 +85,16 @@ FOR_EVERY_CPU inline void transpose_of(
 template <typename T>
 struct Planes {
   T* data;
-  int64_t channels, size;  // size: of a plane
-  bool last;               // channels_last
+  int64_t channels, size;          // size: of a plane
+  bool last;                       // channels_last
+  int64_t image_step, plane_step;  // from one to the next
 
   T* at(int64_t image, int64_t channel) const {
-    return data + image * channels * size + channel * (last ? 1 : size);
+    return data + image * image_step + channel * plane_step;
+  }
+  // From a plane that `read` or `open` gave to the next.
+  int64_t step() const {
+    return last ? size : plane_step;
   }
   // `count` planes from `channel` on.
   T* read(std::vector<std::remove_const_t<T>>& copy, int64_t image, int64_t channel,
@@ -120,7 +125,7 @@ Planes<T> planes_of(const at::Tensor& tensor) {
     }
   }();
   return {data, tensor.size(1), tensor.size(2) * tensor.size(3),
-          format_of(tensor) == at::MemoryFormat::ChannelsLast};
+          format_of(tensor) == at::MemoryFormat::ChannelsLast, tensor.stride(0), tensor.stride(1)};
 }
 
 // A copy in the other memory format: rows of `from`, all of its images, become columns of `to`.
@@ -153,9 +158,11 @@ at::Tensor in_format(const at::Tensor& tensor, at::MemoryFormat format) {
   return to;
 }
 
-// The tensor in a dtype and one of the two memory formats.
-inline at::Tensor dense(const at::Tensor& tensor, at::ScalarType dtype) {
-  return tensor.to(dtype).contiguous(format_of(tensor));
+// The tensor in a dtype, as channels_last or as planes that may lie apart.
+inline at::Tensor as_planes(const at::Tensor& tensor, at::ScalarType dtype) {
+  const at::Tensor cast = tensor.to(dtype);
+  if (cast.stride(3) == 1 && cast.stride(2) == cast.size(3)) return cast;
+  return cast.contiguous(format_of(cast));
 }
 
 }  // namespace mmlearnconv

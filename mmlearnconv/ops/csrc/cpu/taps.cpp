@@ -10,9 +10,7 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
-#include <ATen/ops/zeros_like.h>
 #include <torch/library.h>
 
 #include <algorithm>
@@ -261,8 +259,8 @@ void forward(
         for (int64_t i = 0; i < count; ++i) {
           const int64_t c = first + i;
           const Plane plane = plane_of(g, cells + 2 * c * of_channel, of_channel, 1);
-          fill(bordered, plane, from + i * input.size, g.y.size, g.x.size);
-          for (int64_t m = 0; m < n.multiplier; ++m, to += out.size) {
+          fill(bordered, plane, from + i * input.step(), g.y.size, g.x.size);
+          for (int64_t m = 0; m < n.multiplier; ++m, to += out.step()) {
             const int64_t own = c * n.multiplier + m, list = own * n.taps;
             taps_of(taps, g, plane, cells + 2 * list, values + list, n.taps, 1);
             sum_plane_of(
@@ -307,9 +305,9 @@ void backward(
           const Plane plane = plane_of(g, own, of_channel, 1);
           const Plane around = plain ? plane_of(flipped, own, of_channel, -1) : Plane{};
           const int64_t step = g.y.stride * plane.length();
-          if (grad_values) fill(bordered, plane, from + i * input.size, g.y.size, g.x.size);
+          if (grad_values) fill(bordered, plane, from + i * input.step(), g.y.size, g.x.size);
           if (into && !plain) target.assign(plane.numel<T>(), T(0));
-          for (int64_t m = 0; m < n.multiplier; ++m, dy += grad.size) {
+          for (int64_t m = 0; m < n.multiplier; ++m, dy += grad.step()) {
             const int64_t* const cell = own + 2 * m * n.taps;
             const T* const value = values + (first + i) * of_channel + m * n.taps;
             taps_of(taps, g, plane, cell, value, n.taps, 1);
@@ -327,7 +325,7 @@ void backward(
               taps_of(taps, flipped, around, cell, value, n.taps, -1);
               fill(gradient, around, dy, g.y.out_size, g.x.out_size);
               sum_plane_of(
-                  into + i * input.size, gradient.data(), taps.data(), taps.size(), g.y.size,
+                  into + i * grad_input->step(), gradient.data(), taps.data(), taps.size(), g.y.size,
                   g.x.size, around.length(), m > 0, T(0));
             } else {
               scatter_plane_of(
@@ -335,7 +333,7 @@ void backward(
                   step);
             }
           }
-          if (into && !plain) unfill(into + i * input.size, plane, target, g.y.size, g.x.size);
+          if (into && !plain) unfill(into + i * grad_input->step(), plane, target, g.y.size, g.x.size);
         }
         if (into) grad_input->close(outputs, b, first, count);
       }
@@ -361,7 +359,7 @@ template <typename T>
 at::Tensor run_forward(
     const at::Tensor& input, const at::Tensor& values, const at::Tensor& cells,
     const std::optional<at::Tensor>& bias, at::IntArrayRef output_size, const Sizes& n, const Geometry& g) {
-  const at::Tensor x = dense(input, at::CppTypeToScalarType<T>::value);
+  const at::Tensor x = as_planes(input, at::CppTypeToScalarType<T>::value);
   const at::Tensor v = values.to(x.scalar_type()).contiguous(), at = cells.contiguous();
   const at::Tensor b =
       bias ? bias->to(x.scalar_type()).contiguous() : at::empty({0}, x.options());
@@ -395,14 +393,14 @@ std::tuple<at::Tensor, at::Tensor> run_backward(
     const at::Tensor& grad, const at::Tensor& input, const at::Tensor& values,
     const at::Tensor& cells, bool needs_input, bool needs_values, const Sizes& n,
     const Geometry& g) {
-  const at::Tensor x = dense(input, at::CppTypeToScalarType<T>::value);
-  const at::Tensor dy = dense(grad, x.scalar_type());
+  const at::Tensor x = as_planes(input, at::CppTypeToScalarType<T>::value);
+  const at::Tensor dy = as_planes(grad, x.scalar_type());
   const at::Tensor v = values.to(x.scalar_type()).contiguous(), at = cells.contiguous();
   // Absent ones are empty.
   const bool empty = dy.numel() == 0;
-  const at::Tensor dx = !needs_input ? at::empty({0}, x.options())
-      : empty                        ? at::zeros_like(x)
-                                     : at::empty_like(x);
+  const at::Tensor dx = needs_input ? at::empty(x.sizes(), x.options(), format_of(input))
+                                    : at::empty({0}, x.options());
+  if (empty) dx.zero_();
   const at::Tensor dv = at::zeros(needs_values ? v.sizes() : at::IntArrayRef{0}, x.options());
   if (!empty && x.numel() > 0) {
     const auto target = needs_input ? planes_of<T>(dx) : Planes<T>{};
