@@ -1,14 +1,21 @@
 """Region-aware convolution: every location has the filter of its region."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from math import prod
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from .autocast import to_autocast_dtype
+from .extension import is_compiled, like
 from .per_image import conv2d_per_image
-from .reference import im2col
+from .product import rows_product, rows_product_backward
+from .reference import conv_output_size
+
+# Numbers that one tile of intermediate rows may take: 4 MB in float32.
+_TILE = 2**20
 
 
 def drconv2d(
@@ -25,22 +32,23 @@ def drconv2d(
     The definition, with the arguments' shapes, is :func:`mmlearnconv.ops.reference.drconv2d`.
     """
     input, filters = to_autocast_dtype(input, filters)
+    size = conv_output_size(input.shape[2:], filters.shape[4:], stride, padding, dilation)
+    if filters.shape[4:] == (1, 1):
+        sides = padding[1], padding[1], padding[0], padding[0]
+        seen = F.pad(input, sides) if any(sides) else input
+        rows = seen[:, :, :: stride[0], :: stride[1]].permute(0, 2, 3, 1).flatten(1, 2)
+    else:
+        geometry = tuple(dilation), tuple(padding), tuple(stride)
+        rows = F.unfold(input, tuple(filters.shape[4:]), *geometry).transpose(1, 2)
+    filters = filters.flatten(3)
     images, regions = filters.shape[:2]
-    geometry = tuple(stride), tuple(padding), tuple(dilation)
-    columns = im2col(input, filters.shape[4:], *geometry)
-    region = guide.argmax(1)
-    own = region + regions * torch.arange(images, device=region.device)[:, None, None]
-    filters_of_all = filters.flatten(0, 1).flatten(3)
-    if not _wants_gradient(columns, filters_of_all, guide):
-        return region_product(columns, filters_of_all, own, groups)
-    output = _RegionProduct.apply(columns, filters_of_all, own, groups)
-
-    def response(t: int) -> Tensor:
-        one = filters[:, t]
-        numel = one[0].numel() if images else 1
-        return conv2d_per_image(input, one, lambda f: f, numel, *geometry, groups)
-
-    return _GuideGradient.apply(output, guide, response)
+    region = guide.flatten(2).max(1).indices
+    own = region + regions * torch.arange(images, device=region.device)[:, None]
+    output = _region_product(rows.flatten(0, 1), filters.flatten(0, 1), own.flatten(), groups)
+    output = output.view(images, rows.shape[1], filters.shape[2])
+    if _wants_gradient(rows, filters, guide):
+        output = _GuideGradient.apply(output, guide.flatten(2), rows, filters, groups)
+    return _as_map(output, size, input)
 
 
 def drconv2d_factorised(
@@ -56,10 +64,11 @@ def drconv2d_factorised(
 ) -> Tensor:
     """Region-aware convolution with the filters ``W_nt = value_t * pattern_nt + offset_t``.
 
-    Equals :func:`drconv2d` with those filters, gradients included, and never builds one: with
-    ``x_uv`` the input under tap (u, v), the response of region t is ``value_t (sum_uv pattern_nt(u,
-    v) x_uv) + offset_t (sum_uv x_uv)``, two products of 1x1 size over the locations of each region,
-    across the whole batch.
+    Equals :func:`drconv2d` with those filters, gradients included, and builds none that would be
+    large: with ``x_uv`` the input under tap (u, v), the response of region t is ``value_t (sum_uv
+    pattern_nt(u, v) x_uv) + offset_t (sum_uv x_uv)``, two products of 1x1 size over the locations
+    of each region, across the whole batch. Filters of 1x1 are built where they are fewer numbers
+    than the input, which saves one of the two products.
 
     Args:
         input: ``(N, C, H, W)``.
@@ -74,7 +83,338 @@ def drconv2d_factorised(
         Tensor: ``(N, out, H', W')``.
     """
     input, pattern, value, offset = to_autocast_dtype(input, pattern, value, offset)
-    region = guide.argmax(1)
+    geometry = tuple(stride), tuple(padding), tuple(dilation)
+    if pattern.shape[2:] == (1, 1) and value.numel() <= input[:1].numel():
+        filters = torch.addcmul(offset, value, pattern)[..., None, None]
+        return drconv2d(input, guide, filters, *geometry, groups)
+    # A trace, by which complexity is counted, does not see into an operator.
+    if is_compiled() and input.device.type == "cpu" and not torch.jit.is_tracing():
+        return _factorised(input, guide, pattern, value, offset, *geometry, groups)
+    return _with_features(input, guide, pattern, value, offset, *geometry, groups)
+
+
+def _wants_gradient(*tensors: Tensor) -> bool:
+    # A trace, by which complexity is counted, does not see into a custom Function.
+    wants = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    return wants and not torch.jit.is_tracing()
+
+
+def _as_map(rows: Tensor, size: Sequence[int], input: Tensor) -> Tensor:
+    """``(N, places, out)`` as ``(N, out, H', W')``, laid out as the input is."""
+    output = rows.unflatten(1, tuple(size)).permute(0, 3, 1, 2)
+    if input.is_contiguous() or not input.is_contiguous(memory_format=torch.channels_last):
+        return output.contiguous()
+    return output
+
+
+class _GuideGradient(torch.autograd.Function):
+    """The identity on ``output``; gives the guide the gradient of Eq. 6-8."""
+
+    @staticmethod
+    def forward(
+        ctx, output: Tensor, guide: Tensor, rows: Tensor, filters: Tensor, groups: int
+    ) -> Tensor:
+        ctx.save_for_backward(guide, rows, filters)
+        ctx.groups = groups
+        return output.view_as(output)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if not ctx.needs_input_grad[1]:
+            return grad, *(None,) * 4
+        guide, rows, filters = ctx.saved_tensors
+        regions, out = filters.shape[1:3]
+        inner = torch.empty_like(guide)
+        # Some locations' responses at a time: all of them would be as many outputs.
+        step = max(1, _TILE // (regions * out))
+        for n in range(len(rows)):
+            for begin in range(0, rows.shape[1], step):
+                places = slice(begin, begin + step)
+                # Filters of a group side by side: (g, regions * out / g, K).
+                of_image = filters[n].unflatten(1, (ctx.groups, -1)).transpose(0, 1).flatten(1, 2)
+                responses = _grouped_product(rows[n, places], of_image.flatten(0, 1), ctx.groups)
+                responses = responses.view(len(responses), ctx.groups, regions, -1)
+                seen = grad[n, places].unflatten(1, (ctx.groups, 1, -1))
+                inner[n, :, places] = torch.linalg.vecdot(responses, seen).sum(1).T.to(inner.dtype)
+        return grad, _through_softmax(guide, inner), None, None, None
+
+
+def _through_softmax(guide: Tensor, inner: Tensor) -> Tensor:
+    """Gradient of the guide ``(N, regions, ...)`` from that of its softmax."""
+    soft = guide.softmax(1)
+    return soft * (inner - (soft * inner).sum(1, keepdim=True))
+
+
+def _grouped_product(rows: Tensor, matrix: Tensor, groups: int) -> Tensor:
+    """``(places, g * K)`` by ``(out, K)`` to ``(places, out)``, a group's rows by its outputs."""
+    if groups == 1:
+        return rows_product(rows, matrix)
+    rows = rows.unflatten(1, (groups, -1)).transpose(0, 1)
+    return (rows @ matrix.unflatten(0, (groups, -1)).mT).transpose(0, 1).flatten(1)
+
+
+def _grouped_product_backward(
+    grad: Tensor, rows: Tensor, matrix: Tensor, groups: int
+) -> tuple[Tensor, Tensor]:
+    """Gradients of :func:`_grouped_product`: of the rows, and of the matrix."""
+    if groups == 1:
+        return rows_product_backward(grad, rows, matrix)
+    grad = grad.unflatten(1, (groups, -1)).transpose(0, 1)
+    rows = rows.unflatten(1, (groups, -1)).transpose(0, 1)
+    grad_rows = (grad @ matrix.unflatten(0, (groups, -1))).transpose(0, 1).flatten(1)
+    return grad_rows, (grad.mT @ rows).flatten(0, 1)
+
+
+def _order(region: Tensor, regions: int) -> tuple[Tensor, list[int]]:
+    """Locations sorted by region, and how many each region has."""
+    return region.argsort(stable=True), region.bincount(minlength=regions).tolist()
+
+
+def _product_of_regions(rows: Tensor, filters: Tensor, region: Tensor, groups: int) -> Tensor:
+    """``O_i = filters[region_i] rows_i``, the locations of a region in one product.
+
+    Args:
+        rows: ``(places, groups * K)``.
+        filters: ``(regions, out, K)``.
+        region: ``(places,)``, numbers of filters.
+        groups: of rows and outputs.
+
+    Returns:
+        Tensor: ``(places, out)``.
+    """
+    order, counts = _order(region, len(filters))
+    output = rows.new_empty(len(rows), filters.shape[1])
+    for places, matrix in zip(order.split(counts), filters, strict=True):
+        if len(places):
+            product = _grouped_product(rows.index_select(0, places), matrix, groups)
+            output.index_copy_(0, places, product.to(output.dtype))
+    return output
+
+
+_region_product_operator = torch.library.custom_op(
+    "mmlearnconv::region_product", _product_of_regions, mutates_args=()
+)
+
+
+def _region_product(rows: Tensor, filters: Tensor, region: Tensor, groups: int) -> Tensor:
+    # As an operator its sizes, which the data say, do not break a compiled graph.
+    traced = torch.jit.is_tracing()
+    product = _product_of_regions if traced else _region_product_operator
+    return product(rows, filters, region, groups)
+
+
+@torch.library.custom_op("mmlearnconv::region_product_backward", mutates_args=())
+def _region_product_backward(
+    grad: Tensor, rows: Tensor, filters: Tensor, region: Tensor, groups: int
+) -> tuple[Tensor, Tensor]:
+    order, counts = _order(region, len(filters))
+    grad_rows, grad_filters = torch.empty_like(rows), torch.zeros_like(filters)
+    for t, places in enumerate(order.split(counts)):
+        if len(places):
+            seen = grad.index_select(0, places), rows.index_select(0, places)
+            of_rows, grad_filters[t] = _grouped_product_backward(*seen, filters[t], groups)
+            grad_rows.index_copy_(0, places, of_rows)
+    return grad_rows, grad_filters
+
+
+def _region_product_context(ctx, inputs, output) -> None:
+    *tensors, ctx.groups = inputs
+    ctx.save_for_backward(*tensors)
+
+
+_region_product_operator.register_fake(
+    lambda rows, filters, region, groups: rows.new_empty(len(rows), filters.shape[1])
+)
+_region_product_backward.register_fake(
+    lambda grad, rows, filters, region, groups: (
+        torch.empty_like(rows),
+        torch.empty_like(filters),
+    )
+)
+_region_product_operator.register_autograd(
+    lambda ctx, grad: (*_region_product_backward(grad, *ctx.saved_tensors, ctx.groups), None, None),
+    setup_context=_region_product_context,
+)
+
+
+@register_flop_formula(torch.ops.mmlearnconv.region_product)
+def _region_product_flops(rows, filters, *_, out_shape, **__) -> int:
+    return 2 * prod(out_shape) * filters[2]
+
+
+@torch.library.custom_op("mmlearnconv::drconv_factorised", mutates_args=())
+def _factorised(
+    input: Tensor,
+    guide: Tensor,
+    pattern: Tensor,
+    value: Tensor,
+    offset: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    x, pattern, matrices = _computed(input, pattern, value, offset)
+    region = guide.max(1).indices.flatten()
+    geometry = guide.shape[2:], stride, padding, dilation
+    output = x.new_empty(len(region), value.shape[1])
+    for t, places, features in _feature_tiles(x, pattern, region, geometry):
+        product = _grouped_product(_by_group(features, groups), matrices[t], groups)
+        output.index_copy_(0, places, product.to(output.dtype))
+    output = output.view(len(input), guide.shape[2:].numel(), value.shape[1])
+    return _as_map(output, guide.shape[2:], input).to(input.dtype)
+
+
+@torch.library.custom_op("mmlearnconv::drconv_factorised_backward", mutates_args=())
+def _factorised_backward(
+    grad: Tensor,
+    input: Tensor,
+    guide: Tensor,
+    pattern: Tensor,
+    value: Tensor,
+    offset: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    x, shares, matrices = _computed(input, pattern, value, offset)
+    region = guide.max(1).indices.flatten()
+    geometry = guide.shape[2:], stride, padding, dilation
+    grad = grad.to(x.dtype).permute(0, 2, 3, 1).flatten(0, 2)
+    grad_x, grad_shares = torch.zeros_like(x), torch.zeros_like(shares)
+    grad_matrices = torch.zeros_like(matrices)
+    for t, places, features, sampling in _feature_tiles(x, shares, region, geometry, True):
+        rows = _by_group(features, groups)
+        of_rows, of_matrix = _grouped_product_backward(
+            grad.index_select(0, places), rows, matrices[t], groups
+        )
+        grad_matrices[t] += of_matrix
+        of_features = _from_group(of_rows, features, groups)
+        torch.ops.mmlearnconv.drconv_features_backward(of_features, *sampling, grad_x, grad_shares)
+    inner = _inner_products(grad, x, shares, value, offset, geometry, groups)
+    inner = inner.view(len(x), *guide.shape[2:], len(value)).permute(0, 3, 1, 2)
+    grad_value, grad_offset = grad_matrices.unflatten(2, (2, -1)).unbind(2)
+    last = input.is_contiguous(memory_format=torch.channels_last) and not input.is_contiguous()
+    format_ = torch.channels_last if last else torch.contiguous_format
+    return (
+        grad_x.to(input.dtype).contiguous(memory_format=format_),
+        _through_softmax(guide, inner.to(guide.dtype)).contiguous(),
+        grad_shares.to(pattern.dtype),
+        grad_value.to(value.dtype, copy=True).contiguous(),
+        grad_offset.to(offset.dtype, copy=True).contiguous(),
+    )
+
+
+def _computed(
+    input: Tensor, pattern: Tensor, value: Tensor, offset: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Input and pattern as the kernels read them, and the matrices ``(regions, out, 2 C / g)``."""
+    dtype = torch.promote_types(input.dtype, torch.float32)
+    x = input.to(dtype).contiguous(memory_format=torch.channels_last)
+    return x, pattern.to(dtype).contiguous(), torch.cat([value, offset], 2).to(dtype)
+
+
+def _feature_tiles(
+    x: Tensor, pattern: Tensor, region: Tensor, geometry: Sequence, with_sampling: bool = False
+) -> Iterator[tuple]:
+    """Regions, some of their locations, and the features of these, ``(places, 2, C)``."""
+    order, counts = _order(region, pattern.shape[1])
+    most = max(1, min(max(counts, default=1), _TILE // max(1, 2 * x.shape[1])))
+    room = x.new_empty(most, 2, x.shape[1])
+    first = 0
+    for t, count in enumerate(counts):
+        for begin in range(first, first + count, most):
+            end = min(begin + most, first + count)
+            features = room[: end - begin]
+            sampling = x, pattern, region, order, *geometry, begin, end
+            torch.ops.mmlearnconv.drconv_features(*sampling, features)
+            found = t, order[begin:end], features
+            yield (*found, sampling) if with_sampling else found
+        first += count
+
+
+def _by_group(features: Tensor, groups: int) -> Tensor:
+    """``(places, 2, C)`` as rows, each group's two features together."""
+    return features.unflatten(2, (groups, -1)).transpose(1, 2).flatten(1)
+
+
+def _from_group(rows: Tensor, features: Tensor, groups: int) -> Tensor:
+    return rows.view(len(rows), groups, 2, -1).transpose(1, 2).reshape(features.shape).contiguous()
+
+
+def _inner_products(
+    grad: Tensor,
+    x: Tensor,
+    pattern: Tensor,
+    value: Tensor,
+    offset: Tensor,
+    geometry: Sequence,
+    groups: int,
+) -> Tensor:
+    """``<grad(x), response of region t at x>``, ``(places, regions)``, some places at a time."""
+    # (g, 2, regions, C / g, out / g)
+    both = torch.stack([value, offset]).to(x.dtype).unflatten(2, (groups, -1))
+    both = both.permute(2, 0, 1, 4, 3)
+    inner = grad.new_empty(len(grad), len(value))
+    step = max(1, _TILE // max(1, 2 * len(value) * x.shape[1]))
+    for begin in range(0, len(grad), step):
+        places = slice(begin, min(begin + step, len(grad)))
+        products = _grouped_product(grad[places], both.flatten(1, 3).flatten(0, 1), groups)
+        products = products.view(-1, groups, 2, len(value), both.shape[3])
+        products = products.permute(0, 2, 3, 1, 4).flatten(3).contiguous()
+        inner[places] = torch.ops.mmlearnconv.drconv_inner(
+            products, x, pattern, *geometry, begin, places.stop
+        )
+    return inner
+
+
+@_factorised.register_fake
+def _(input, guide, pattern, value, offset, stride, padding, dilation, groups):
+    return like(input, (len(input), value.shape[1], *guide.shape[2:]))
+
+
+@_factorised_backward.register_fake
+def _(grad, input, guide, pattern, value, offset, *_):
+    plain = (t.new_empty(t.shape) for t in (guide, pattern, value, offset))
+    return like(input, input.shape), *plain
+
+
+def _factorised_context(ctx, inputs, output) -> None:
+    *tensors, stride, padding, dilation, groups = inputs
+    ctx.save_for_backward(*tensors)
+    ctx.geometry = stride, padding, dilation, groups
+
+
+_factorised.register_autograd(
+    lambda ctx, grad: (
+        *_factorised_backward(grad, *ctx.saved_tensors, *ctx.geometry),
+        *(None,) * 4,
+    ),
+    setup_context=_factorised_context,
+)
+
+
+@register_flop_formula(torch.ops.mmlearnconv.drconv_factorised)
+def _factorised_flops(input, guide, pattern, value, *_, out_shape, **__) -> int:
+    places = prod(guide) // guide[1]
+    return 2 * places * (2 * value[1] * value[2] + input[1] * pattern[2] * pattern[3])
+
+
+def _with_features(
+    input: Tensor,
+    guide: Tensor,
+    pattern: Tensor,
+    value: Tensor,
+    offset: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """:func:`drconv2d_factorised` on PyTorch's own operations."""
+    region = guide.max(1).indices
     taps = pattern.shape[2] * pattern.shape[3]
     index = region.flatten(1)[:, None].expand(-1, taps, -1)
     shares = pattern.flatten(2).transpose(1, 2).gather(2, index).unflatten(2, region.shape[1:])
@@ -85,11 +425,13 @@ def drconv2d_factorised(
     ):
         weighted = weighted + shares[:, tap, None] * seen
         plain = plain + seen
-    filters = torch.stack([value, offset], 3)
-    features = torch.stack([weighted, plain], 2)
-    if not _wants_gradient(features, filters, guide):
-        return region_product(features, filters, region, groups)
-    output = _RegionProduct.apply(features, filters, region, groups)
+    rows = torch.stack([weighted, plain]).permute(1, 3, 4, 0, 2).flatten(0, 2)
+    filters = torch.cat([value, offset], 2)
+    output = _region_product(_by_group(rows, groups), filters, region.flatten(), groups)
+    output = output.view(len(input), region.shape[1:].numel(), value.shape[1])
+    output = _as_map(output, region.shape[1:], input)
+    if not _wants_gradient(rows, filters, guide):
+        return output
 
     def response(t: int) -> Tensor:
         own = conv2d_per_image(
@@ -106,7 +448,25 @@ def drconv2d_factorised(
             plain, offset[t, ..., None, None], groups=groups
         )
 
-    return _GuideGradient.apply(output, guide, response)
+    return _GuideGradientByResponse.apply(output, guide, response)
+
+
+class _GuideGradientByResponse(torch.autograd.Function):
+    """:class:`_GuideGradient` from each region's response to the whole batch."""
+
+    @staticmethod
+    def forward(ctx, output: Tensor, guide: Tensor, response: Callable[[int], Tensor]) -> Tensor:
+        ctx.save_for_backward(guide)
+        ctx.response = response
+        return output.view_as(output)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (guide,) = ctx.saved_tensors
+        # One region's response at a time: all of them would be as many outputs.
+        inner = [(grad * ctx.response(t)).sum(1) for t in range(guide.shape[1])]
+        return grad, _through_softmax(guide, torch.stack(inner, 1).to(guide.dtype)), None
 
 
 def _taps(
@@ -125,113 +485,3 @@ def _taps(
             right = left + (output_size[1] - 1) * stride[1] + 1
             views.append(padded[:, :, top : bottom : stride[0], left : right : stride[1]])
     return views
-
-
-def _wants_gradient(*tensors: Tensor) -> bool:
-    # A trace, by which complexity is counted, does not see into a custom Function.
-    wants = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-    return wants and not torch.jit.is_tracing()
-
-
-def region_product(features: Tensor, filters: Tensor, region: Tensor, groups: int) -> Tensor:
-    """``O(x) = filters[region(x)] features(x)``, the locations of a region in one product.
-
-    Args:
-        features: ``(N, C, K, H', W')``.
-        filters: ``(regions, out, C / groups, K)``.
-        region: ``(N, H', W')``, numbers of filters.
-        groups: of channels.
-
-    Returns:
-        Tensor: ``(N, out, H', W')``.
-    """
-    order, counts = _order(region, len(filters))
-    return _product_in_order(features, filters, order, counts, groups)
-
-
-def _order(region: Tensor, regions: int) -> tuple[Tensor, list[int]]:
-    """Locations sorted by region, and how many each region has."""
-    flat = region.flatten()
-    return flat.argsort(stable=True), flat.bincount(minlength=regions).tolist()
-
-
-def _product_in_order(
-    features: Tensor, filters: Tensor, order: Tensor, counts: list[int], groups: int
-) -> Tensor:
-    rows = _sorted_rows(features.flatten(1, 2), order, groups)
-    # (regions, g, C / g * K, out / g)
-    matrices = filters.flatten(2).unflatten(1, (groups, -1)).transpose(2, 3)
-    segments = zip(rows.split(counts, 1), matrices, counts, strict=True)
-    products = [torch.bmm(segment, matrix) for segment, matrix, count in segments if count]
-    output = torch.cat(products, 1) if products else rows.new_zeros(groups, 0, matrices.shape[3])
-    return _unsorted_map(output, order, features.shape[0], features.shape[3:])
-
-
-class _RegionProduct(torch.autograd.Function):
-    """:func:`region_product` with the gradients of features and filters."""
-
-    @staticmethod
-    def forward(ctx, features: Tensor, filters: Tensor, region: Tensor, groups: int) -> Tensor:
-        order, counts = _order(region, len(filters))
-        ctx.save_for_backward(features, filters, order)
-        ctx.counts, ctx.groups = counts, groups
-        return _product_in_order(features, filters, order, counts, groups)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        features, filters, order = ctx.saved_tensors
-        rows = _sorted_rows(features.flatten(1, 2), order, ctx.groups)
-        grad_rows = _sorted_rows(grad, order, ctx.groups)
-        matrices = filters.flatten(2).unflatten(1, (ctx.groups, -1))
-        grad_features = torch.empty_like(rows)
-        grad_matrices = torch.zeros_like(matrices)
-        begin = 0
-        for t, count in enumerate(ctx.counts):
-            if count:
-                segment = slice(begin, begin + count)
-                torch.bmm(grad_rows[:, segment], matrices[t], out=grad_features[:, segment])
-                torch.bmm(grad_rows[:, segment].mT, rows[:, segment], out=grad_matrices[t])
-                begin += count
-        grad_features = _unsorted_map(grad_features, order, features.shape[0], features.shape[3:])
-        return (
-            grad_features.reshape(features.shape),
-            grad_matrices.reshape(filters.shape),
-            None,
-            None,
-        )
-
-
-def _sorted_rows(maps: Tensor, order: Tensor, groups: int) -> Tensor:
-    """``(N, g * c, H, W)`` as ``(g, locations, c)`` in the given order of locations."""
-    rows = maps.unflatten(1, (groups, -1)).permute(0, 3, 4, 1, 2).flatten(0, 2)
-    return rows.index_select(0, order).transpose(0, 1).contiguous()
-
-
-def _unsorted_map(rows: Tensor, order: Tensor, batch: int, size: Sequence[int]) -> Tensor:
-    """The inverse of :func:`_sorted_rows`."""
-    unsorted = torch.empty_like(rows).index_copy_(1, order, rows)
-    channels = rows.shape[0] * rows.shape[2]
-    return unsorted.permute(1, 0, 2).reshape(batch, *size, channels).permute(0, 3, 1, 2)
-
-
-class _GuideGradient(torch.autograd.Function):
-    """The identity on ``output``; gives the guide the gradient of Eq. 6-8, region by region."""
-
-    @staticmethod
-    def forward(ctx, output: Tensor, guide: Tensor, response: Callable[[int], Tensor]) -> Tensor:
-        ctx.save_for_backward(guide)
-        ctx.response = response
-        return output.view_as(output)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        if not ctx.needs_input_grad[1]:
-            return grad, None, None
-        (guide,) = ctx.saved_tensors
-        soft = guide.softmax(1)
-        # One region's response at a time: all of them would be as many outputs.
-        inner = [(grad * ctx.response(t)).sum(1) for t in range(guide.shape[1])]
-        inner = torch.stack(inner, 1).to(soft.dtype)
-        return grad, soft * (inner - (soft * inner).sum(1, keepdim=True)), None

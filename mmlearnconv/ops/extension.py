@@ -61,6 +61,12 @@ def _register() -> None:
     library.register_fake("mmlearnconv::dk_depthwise_backward", _fake_dk_depthwise_backward)
     library.register_fake("mmlearnconv::dk_columns", lambda *_: None)
     library.register_fake("mmlearnconv::dk_columns_backward", lambda *_: None)
+    library.register_fake("mmlearnconv::drconv_features", lambda *_: None)
+    library.register_fake("mmlearnconv::drconv_features_backward", lambda *_: None)
+    library.register_fake(
+        "mmlearnconv::drconv_inner",
+        lambda products, input, pattern, *_: input.new_empty(len(products), pattern.shape[1]),
+    )
     library.register_autograd(
         "mmlearnconv::dk_depthwise", _dk_depthwise_backward, setup_context=_dk_depthwise_context
     )

@@ -350,8 +350,7 @@ def test_wrong_arguments_are_named(name, layer, options, wrong, error):
 def test_compiles_without_a_break(name, layer, options, groups):
     conv = layer(8, 8, 7, padding=3, groups=groups, **options)
     x = torch.randn(2, 8, 20, 20)
-    # Region-aware convolution sorts locations by region, with a size a region.
-    compiled = torch.compile(conv, backend="aot_eager", fullgraph=layer is not DRConv2d)
+    compiled = torch.compile(conv, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(x), conv(x), rtol=1e-4, atol=1e-5)
     compiled(x).sum().backward()
     grads = [p.grad.clone() for p in conv.parameters()]
@@ -359,6 +358,15 @@ def test_compiles_without_a_break(name, layer, options, groups):
     conv(x).sum().backward()
     for ours, expected in zip(grads, (p.grad for p in conv.parameters()), strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-4)
+
+
+@LAYER
+@pytest.mark.parametrize("groups", [1, 8])
+def test_exports_with_the_same_numbers(name, layer, options, groups):
+    conv = layer(8, 8, 3, padding=1, groups=groups, **options).eval()
+    x = torch.randn(2, 8, 20, 21)
+    exported = torch.export.export(conv, (x,))
+    torch.testing.assert_close(exported.module()(x), conv(x), rtol=1e-4, atol=1e-5)
 
 
 @LAYER

@@ -28,4 +28,17 @@ TORCH_LIBRARY(mmlearnconv, m) {
       "SymInt[2] scope, SymInt[2] kernel_size, SymInt[2] stride, SymInt[2] padding, "
       "SymInt[2] dilation, SymInt begin, SymInt end, Tensor(a!) grad_input, "
       "Tensor(b!) grad_offsets, Tensor(c!)? grad_data_offsets) -> ()");
+  m.def(
+      "drconv_features(Tensor input, Tensor pattern, Tensor region, Tensor order, "
+      "SymInt[2] output_size, SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation, "
+      "SymInt begin, SymInt end, Tensor(a!) features) -> ()");
+  m.def(
+      "drconv_features_backward(Tensor grad, Tensor input, Tensor pattern, Tensor region, "
+      "Tensor order, SymInt[2] output_size, SymInt[2] stride, SymInt[2] padding, "
+      "SymInt[2] dilation, SymInt begin, SymInt end, Tensor(a!) grad_input, "
+      "Tensor(b!) grad_pattern) -> ()");
+  m.def(
+      "drconv_inner(Tensor products, Tensor input, Tensor pattern, SymInt[2] output_size, "
+      "SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation, SymInt begin, SymInt end) "
+      "-> Tensor");
 }
