@@ -4,6 +4,7 @@ from .base import LearnableConv, LearnableConv2d
 from .coc import CoCConv2d
 from .condconv import CondConv2d
 from .dcls import DCLSConv, DCLSConv1d, DCLSConv2d, DCLSConv3d
+from .depthwise import DepthwiseConv2d, DepthwiseTapsConv2d
 from .dk import DeformableKernelConv2d
 from .dke import DKEConv2d
 from .drconv import DRConv2d
@@ -18,6 +19,8 @@ __all__ = [
     "DKEConv2d",
     "DRConv2d",
     "DeformableKernelConv2d",
+    "DepthwiseConv2d",
+    "DepthwiseTapsConv2d",
     "LearnableConv",
     "LearnableConv2d",
 ]

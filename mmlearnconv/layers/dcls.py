@@ -24,6 +24,7 @@ from .base import (
     positive_int,
     relative_error,
 )
+from .depthwise import DepthwiseTapsConv2d
 
 # The paper's windows and counts by replaced kernel: ResNet-50's 3x3 and ConvNeXt-T's 7x7.
 _WINDOWS = {3: 7, 7: 17}
@@ -245,13 +246,55 @@ class DCLSConv(LearnableConv):
 
     @property
     def _is_sparse(self) -> bool:
-        """Whether a list of the elements' cells is shorter than the window, for each channel."""
+        """Whether the elements touch fewer cells than the window has, for each channel."""
+        return self.has_taps and 4 * self.kernel_count < math.prod(self.dilated_kernel_size)
+
+    @property
+    def has_taps(self) -> bool:
+        """Whether :meth:`to_taps` is for this kind of layer."""
         return (
             self.interpolation == "bilinear"
             and self.spatial_dims == len(self.learned_axes) == 2
             and self.groups == self.in_channels == self.out_channels
-            and 4 * self.kernel_count < math.prod(self.dilated_kernel_size)
         )
+
+    @torch.no_grad()
+    def to_taps(self, rounded: bool = False) -> DepthwiseTapsConv2d:
+        """The equal convolution with a list of taps, four for each element.
+
+        Args:
+            rounded: whether to move each element to its nearest cell: one tap for each, and other
+                outputs. Default: ``False``.
+
+        Raises:
+            ValueError: the layer is not depthwise and bilinear over two dimensions, or its padding
+                is not of zeros on both sides alike.
+        """
+        sides = self._padding_sides()
+        if not self.has_taps or self.padding_mode != "zeros" or sides[0::2] != sides[1::2]:
+            raise ValueError(
+                f"{type(self).__name__}: only depthwise bilinear layers over two dimensions, "
+                "symmetrically padded with zeros, have lists of taps"
+            )
+        positions, window = self.position_owner.positions, self.dilated_kernel_size
+        if rounded:
+            positions = positions.round()
+        dtype = torch.promote_types(self.weight.dtype, torch.float32)
+        values, cells = dcls_taps(self.weight.to(dtype), positions.to(dtype), window)
+        if rounded:
+            # At whole positions the first of an element's four cells has it all.
+            values, cells = (t[:, :, : self.kernel_count] for t in (values, cells))
+        extra = self._extra_padding(window)
+        padding = tuple(p + e for p, e in zip(sides[-2::-2], extra, strict=True))
+        conv = DepthwiseTapsConv2d(
+            *(self.out_channels, window, values.shape[2], self.stride, padding, self.dilation),
+            self.bias is not None,
+        ).to(device=self.weight.device, dtype=self.weight.dtype)
+        conv.weight.copy_(values[:, 0])
+        conv.cells.copy_(cells[:, 0])
+        if self.bias is not None:
+            conv.bias.copy_(self.bias)
+        return conv.train(self.training)
 
     def swap_options(self) -> dict[str, int]:
         """An element for each cell of the replaced kernel."""

@@ -8,8 +8,10 @@ from mmengine import registry
 from mmengine.config import Config
 from torch import nn
 
-from ..layers import LearnableConv
+from ..layers import DCLSConv, LearnableConv
 from ..registry import MODELS
+
+TAPS = ("exact", "rounded")
 
 
 def replace_modules(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None:
@@ -20,7 +22,7 @@ def replace_modules(model: nn.Module, replacements: Mapping[nn.Module, nn.Module
                 parent._modules[name] = replacements[child]
 
 
-def fold_convs(model: nn.Module) -> nn.Module:
+def fold_convs(model: nn.Module, taps: str | None = None) -> nn.Module:
     """Replace every learnable convolution of a model, in place, by the plain one that it equals.
 
     Names of modules stay. A folded kernel has the size of its window: DCLS's 7x7 becomes a plain
@@ -28,19 +30,26 @@ def fold_convs(model: nn.Module) -> nn.Module:
 
     Args:
         model: any model.
+        taps: ``'exact'`` folds depthwise DCLS layers into ``DepthwiseTapsConv2d`` instead, which
+            multiplies the cells that elements touch alone, in place of the whole window, and needs
+            this package; ``'rounded'`` moves each element to its nearest cell too, for a quarter of
+            the taps and other outputs. Default: ``None``.
 
     Returns:
-        nn.Module: ``model``, or the plain convolution where ``model`` itself is a learnable one.
+        nn.Module: ``model``, or the convolution where ``model`` itself is a learnable one.
 
     Raises:
-        ValueError: a layer's kernel depends on the input, or it has no plain equal for another
-            reason; the model is then unchanged.
+        ValueError: an unknown ``taps``; a layer's kernel depends on the input, or it has no plain
+            equal for another reason; the model is then unchanged.
     """
+    if taps not in (None, *TAPS):
+        raise ValueError(f"taps: {taps!r}; allowed are {(None, *TAPS)}")
     layers = {m: name for name, m in model.named_modules() if isinstance(m, LearnableConv)}
     folded, refused = {}, []
     for layer, name in layers.items():
         try:
-            folded[layer] = layer.to_dense()
+            sparse = taps and isinstance(layer, DCLSConv) and layer.has_taps
+            folded[layer] = layer.to_taps(taps == "rounded") if sparse else layer.to_dense()
         except ValueError as error:
             refused.append(f"{name or 'the model'}: {error}")
     if refused:
@@ -52,12 +61,13 @@ def fold_convs(model: nn.Module) -> nn.Module:
     return folded.get(model, model)
 
 
-def folded_config(cfg: Config, folded: nn.Module) -> tuple[Config, bool]:
+def folded_config(cfg: Config, folded: nn.Module, taps: str | None = None) -> tuple[Config, bool]:
     """The config that a folded model is built from.
 
     Args:
         cfg: the config that the learnable model was built from.
         folded: what :func:`fold_convs` made of it.
+        taps: what it was told of taps.
 
     Returns:
         tuple: the config, and whether it needs this package. It does not where every folded kernel
@@ -77,7 +87,7 @@ def folded_config(cfg: Config, folded: nn.Module) -> tuple[Config, bool]:
         if plain.model.type != "SwapConv":
             plain.model.target = plain.model.type
         plain.model.type = "SwapConv"
-        plain.model.fold = True
+        plain.model.fold = taps or True
         return plain, True
     if any(_is_ours(name) for name in _types(plain.to_dict())):
         return plain, True

@@ -154,7 +154,7 @@ def swap_convs(model: nn.Module, swaps: Sequence[dict[str, Any] | SwapRule]) -> 
 def SwapConv(  # noqa: N802
     target: str | type,
     swaps: Sequence[dict[str, Any]] = (),
-    fold: bool = False,
+    fold: bool | str = False,
     **model: Any,
 ) -> nn.Module:
     """Build a model and replace convolutions of it, in a config.
@@ -172,7 +172,8 @@ def SwapConv(  # noqa: N802
         target: the model's type, which the inherited config had for ``type``.
         swaps: arguments of :class:`SwapRule`, rule by rule. Plain checkpoints load.
         fold: whether to fold the model after: plain convolutions of the folded kernels' sizes, for
-            checkpoints of ``tools/fold.py``. Default: ``False``.
+            checkpoints of ``tools/fold.py``; or what ``fold_convs`` takes as ``taps``. Default:
+            ``False``.
         **model: the model's own arguments.
 
     Returns:
@@ -183,7 +184,7 @@ def SwapConv(  # noqa: N802
     """
     built = MODELS.build(dict(type=target, **model))
     _swap(built, swaps, same_function=False)
-    return fold_convs(built) if fold else built
+    return fold_convs(built, fold if isinstance(fold, str) else None) if fold else built
 
 
 def _swap(model: nn.Module, swaps: Sequence[Any], same_function: bool) -> None:

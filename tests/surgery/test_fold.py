@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from mmcv.cnn.utils import fuse_conv_bn
@@ -5,7 +7,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
-from mmlearnconv.layers import LearnableConv
+from mmlearnconv.layers import DCLSConv2d, DepthwiseTapsConv2d, LearnableConv
 from mmlearnconv.models import ConvNeXt
 from mmlearnconv.surgery import fold_convs, folded_config, swap_convs
 
@@ -183,3 +185,32 @@ def test_a_folded_dcls_convnext_runs_in_onnxruntime(tmp_path):
     outputs = session.run(None, {session.get_inputs()[0].name: x.numpy()})
     for a, b in zip(outputs, expected, strict=True):
         torch.testing.assert_close(torch.from_numpy(a), b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("taps", ["exact", "rounded"])
+def test_depthwise_layers_fold_into_lists_of_taps(taps):
+    conv = dict(type="DCLS")
+    model = ConvNeXt(SMALL, conv_cfg=conv).eval()
+    x = torch.randn(1, 3, 64, 64)
+    expected = model(x)
+    cfg = Config(dict(model=dict(type="ConvNeXt", arch=SMALL, conv_cfg=conv)))
+    if taps == "rounded":
+        rounded = copy.deepcopy(model)
+        for layer in rounded.modules():
+            if isinstance(layer, DCLSConv2d):
+                layer.positions.data.round_()
+        expected = rounded(x)
+    folded = fold_convs(model, taps)
+    sparse = [m for m in folded.modules() if isinstance(m, DepthwiseTapsConv2d)]
+    assert len(sparse) == 4
+    assert all(m.weight.shape[1] == (34 if taps == "rounded" else 136) for m in sparse)
+    for a, b in zip(folded(x), expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    grown, needs_package = folded_config(cfg, folded, taps)
+    assert needs_package
+    assert_loads_and_gives_the_same(MODELS.build(grown.model), folded)
+
+
+def test_an_unknown_kind_of_taps_is_named():
+    with pytest.raises(ValueError, match="taps: 'near'; allowed are"):
+        fold_convs(net(dict(type="DCLS")), "near")

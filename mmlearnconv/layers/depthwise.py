@@ -1,0 +1,105 @@
+"""Plain depthwise convolutions that run on this package's operations."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..ops import depthwise_conv2d, depthwise_taps
+from ..registry import CONV_LAYERS
+from .base import int_tuple, positive_int
+
+
+class DepthwiseConv2d(nn.Conv2d):
+    """``nn.Conv2d`` with a group for each channel, made fast for large kernels.
+
+    It is one in all else: its arguments, parameters, checkpoints and what reads it are those of
+    ``nn.Conv2d``. See :func:`mmlearnconv.ops.depthwise_conv2d` for what is fast.
+
+    Raises:
+        ValueError: ``in_channels``, ``out_channels`` and ``groups`` differ.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *args: Any, **kwargs: Any) -> None:
+        super().__init__(in_channels, out_channels, *args, **kwargs)
+        if not in_channels == out_channels == self.groups:
+            raise ValueError(
+                f"groups: {self.groups}, with in_channels={in_channels} and out_channels="
+                f"{out_channels}; in a depthwise convolution the three are equal"
+            )
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if input.ndim != 4:
+            return super()._conv_forward(input, weight, bias)
+        padding = self.padding
+        if self.padding_mode != "zeros" or isinstance(padding, str):
+            mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+            input, padding = F.pad(input, self._reversed_padding_repeated_twice, mode), (0, 0)
+        return depthwise_conv2d(input, weight, bias, self.stride, padding, self.dilation)
+
+
+@CONV_LAYERS.register_module("DepthwiseConv2d")
+def build_depthwise(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int | tuple[int, int],
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] | str = 0,
+    dilation: int | tuple[int, int] = 1,
+    groups: int = 1,
+    *args: Any,
+    **kwargs: Any,
+) -> nn.Conv2d:
+    """``DepthwiseConv2d`` for depthwise convolutions, ``nn.Conv2d`` for the others."""
+    depthwise = groups == in_channels == out_channels
+    layer = DepthwiseConv2d if depthwise else nn.Conv2d
+    geometry = kernel_size, stride, padding, dilation, groups
+    return layer(in_channels, out_channels, *geometry, *args, **kwargs)
+
+
+class DepthwiseTapsConv2d(nn.Module):
+    """Depthwise convolution whose kernels are lists of taps: what DCLS layers fold into.
+
+    Parameters: ``weight`` (channels, taps), ``bias`` (channels) or ``None``. Buffer: ``cells``
+    (channels, taps, 2), row and column of each tap in the window.
+
+    Args:
+        channels: of input and output.
+        window: rows and columns.
+        taps: taps a kernel.
+        stride, padding, dilation: as ``nn.Conv2d``, of the window.
+        bias: whether there is a bias.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        window: int | tuple[int, int],
+        taps: int,
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        channels, taps = positive_int("channels", channels), positive_int("taps", taps)
+        self.window = int_tuple("window", window, 2, 1)
+        self.stride = int_tuple("stride", stride, 2, 1)
+        self.padding = int_tuple("padding", padding, 2, 0)
+        self.dilation = int_tuple("dilation", dilation, 2, 1)
+        self.weight = nn.Parameter(torch.zeros(channels, taps))
+        self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
+        self.register_buffer("cells", torch.zeros(channels, taps, 2, dtype=torch.long))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve ``(N, channels, H, W)`` as a kernel of the window's size would."""
+        taps = self.weight[:, None], self.cells[:, None], self.bias
+        return depthwise_taps(input, *taps, self.window, self.stride, self.padding, self.dilation)
+
+    def extra_repr(self) -> str:
+        channels, taps = self.weight.shape
+        return (
+            f"{channels}, window={self.window}, taps={taps}, stride={self.stride}, "
+            f"padding={self.padding}, dilation={self.dilation}, bias={self.bias is not None}"
+        )
