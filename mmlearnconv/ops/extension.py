@@ -46,6 +46,20 @@ def _load() -> bool:
 def _register() -> None:
     """What PyTorch has to know of the operators beside their kernels."""
     library = torch.library
+    library.register_fake(
+        "mmlearnconv::dcls_kernel",
+        lambda weight, _, size: weight.new_empty(*weight.shape[:2], *size),
+    )
+    library.register_fake(
+        "mmlearnconv::dcls_kernel_backward",
+        lambda _, weight, positions, __: (
+            weight.new_empty(weight.shape),
+            positions.new_empty(positions.shape),
+        ),
+    )
+    library.register_autograd(
+        "mmlearnconv::dcls_kernel", _dcls_kernel_backward, setup_context=_dcls_kernel_context
+    )
     library.register_fake("mmlearnconv::depthwise_weight_grad", _fake_weight_grad)
     library.register_fake("mmlearnconv::depthwise_taps", _fake_taps)
     library.register_fake("mmlearnconv::depthwise_taps_backward", _fake_taps_backward)
@@ -81,6 +95,16 @@ def _register() -> None:
     register_flop_formula(torch.ops.mmlearnconv.dk_columns)(
         lambda _, offsets, *rest, **__: 4 * rest[-1][0] * rest[-1][2] * offsets[1]
     )
+
+
+def _dcls_kernel_context(ctx, inputs, output) -> None:
+    *tensors, ctx.size = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _dcls_kernel_backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    backward = torch.ops.mmlearnconv.dcls_kernel_backward
+    return *backward(grad, *ctx.saved_tensors, ctx.size), None
 
 
 def like(input: Tensor, shape: Sequence[int]) -> Tensor:

@@ -4,6 +4,7 @@ from torch.autograd import gradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmlearnconv.ops import dcls_kernel, reference
+from tests.ops.sweep import built
 
 IMPLEMENTATIONS = [dcls_kernel, reference.dcls_kernel]
 INTERPOLATIONS = ["bilinear", "gauss", "triangle"]
@@ -120,6 +121,34 @@ def test_no_tensor_of_window_times_count(interpolation):
     with LargestTensor() as largest:
         reference.dcls_kernel(*inputs[:2], (size, size), interpolation, inputs[2])
     assert largest.numel == channels * count * size * size
+
+
+@built
+@pytest.mark.parametrize("size", [(5,), (5, 4), (3, 4, 5)])
+def test_it_is_an_operator_like_pytorch_s(size):
+    weight, positions, _ = elements(size)
+    arguments = weight.requires_grad_(), positions.requires_grad_(), list(size)
+    torch.library.opcheck(torch.ops.mmlearnconv.dcls_kernel.default, arguments)
+
+
+@pytest.mark.parametrize("kernel", IMPLEMENTATIONS)
+@pytest.mark.parametrize("place", [float("nan"), float("inf"), -1e30])
+def test_elements_that_are_nowhere_are_dropped(kernel, place):
+    """A diverged position must not crash the process."""
+    weight, positions, _ = elements((5, 5))
+    positions[0, 0, 0, 0] = place
+    built = kernel(weight, positions, (5, 5))
+    weight[0, 0, 0] = 0
+    positions[0, 0, 0, 0] = 0
+    torch.testing.assert_close(built, kernel(weight, positions, (5, 5)))
+
+
+@pytest.mark.parametrize("size", [(9,), (7, 7), (4, 5, 3)])
+def test_pytorch_s_own_path_equals_the_definition(size, monkeypatch):
+    monkeypatch.setattr("mmlearnconv.ops.dcls.is_compiled", lambda: False)
+    weight, positions, _ = elements(size, spread=2.0)
+    expected = reference.dcls_kernel(weight, positions, size)
+    torch.testing.assert_close(dcls_kernel(weight, positions, size), expected)
 
 
 def test_wrong_arguments_are_named():

@@ -2,6 +2,10 @@
 #include <torch/library.h>
 
 TORCH_LIBRARY(mmlearnconv, m) {
+  m.def("dcls_kernel(Tensor weight, Tensor positions, SymInt[] size) -> Tensor");
+  m.def(
+      "dcls_kernel_backward(Tensor grad, Tensor weight, Tensor positions, SymInt[] size) "
+      "-> (Tensor, Tensor)");
   m.def(
       "depthwise_weight_grad(Tensor input, Tensor grad, SymInt[2] size, SymInt[2] stride, "
       "SymInt[2] padding, SymInt[2] dilation) -> Tensor");
