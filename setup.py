@@ -21,22 +21,32 @@ families = {
 
 
 def compiled() -> dict[str, Any]:
-    """The extension, unless ``MMLEARNCONV_WITHOUT_OPS=1`` or there is no PyTorch to build with."""
+    """The extension, unless ``MMLEARNCONV_WITHOUT_OPS=1`` or there is no PyTorch to build with.
+
+    With CUDA where PyTorch has it and finds its compiler, or ``FORCE_CUDA=1``.
+    """
     if os.environ.get("MMLEARNCONV_WITHOUT_OPS") == "1":
         return {}
     try:
-        from torch.utils.cpp_extension import BuildExtension, CppExtension
+        import torch
+        from torch.utils import cpp_extension
     except ImportError:
         print("PyTorch is not installed, or hidden by build isolation: no compiled operations")
         return {}
+    forced = os.environ.get("FORCE_CUDA") == "1"
+    cuda = forced or (torch.cuda.is_available() and cpp_extension.CUDA_HOME is not None)
     folder = root / package / "ops" / "csrc"
-    extension = CppExtension(
+    sources = [*folder.glob("**/*.cpp"), *(folder.glob("cuda/*.cu") if cuda else ())]
+    options = {"cxx": ["-O3", "-fopenmp", "-Wno-psabi"]}
+    if cuda:
+        options["nvcc"] = ["-O3", "--expt-relaxed-constexpr"]
+    extension = (cpp_extension.CUDAExtension if cuda else cpp_extension.CppExtension)(
         f"{package}.ops._ext",
-        sorted(path.relative_to(root).as_posix() for path in folder.glob("**/*.cpp")),
-        extra_compile_args=["-O3", "-fopenmp", "-Wno-psabi"],
+        sorted(path.relative_to(root).as_posix() for path in sources),
+        extra_compile_args=options,
         extra_link_args=["-fopenmp"],
     )
-    return dict(ext_modules=[extension], cmdclass=dict(build_ext=BuildExtension))
+    return dict(ext_modules=[extension], cmdclass=dict(build_ext=cpp_extension.BuildExtension))
 
 
 setup(

@@ -2,19 +2,14 @@
 
 python benchmarks/layers.py [--rounds N]
 
-Forward passes at 2x256x50x76, float32. Times are medians, the operator and its plain convolution
-taking turns; memory is the peak of resident memory during one forward pass.
+Forward passes at 2x256x50x76, contiguous. Memory is the peak of one of them.
 """
 
-import argparse
-import ctypes
-import statistics
-import time
-from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
+from contest import Contest
 from mmcv.cnn import build_conv_layer
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -58,41 +53,9 @@ def multiply_adds(module: nn.Module, x: torch.Tensor) -> int:
     return counter.get_total_flops() // 2
 
 
-def turns(calls: list[Callable[[], Any]], rounds: int) -> list[float]:
-    """Median milliseconds of each call."""
-    times: list[list[float]] = [[] for _ in calls]
-    for _ in range(rounds):
-        for own, call in zip(times, calls, strict=True):
-            call()
-            begun = time.perf_counter()
-            call()
-            own.append(1e3 * (time.perf_counter() - begun))
-    return [statistics.median(own) for own in times]
-
-
-def status(field: str) -> float:
-    """A line of /proc/self/status, in MB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
-
-
-def peak_memory(call: Callable[[], Any]) -> float:
-    """MB of resident memory that a call needs at its peak."""
-    before = status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # Forget the peak so far.
-    call()
-    return status("VmHWM") - before
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=7)
-    args = parser.parse_args()
-    # Memory freed goes back at once, so that peaks can be seen.
-    ctypes.CDLL(None).mallopt(-3, 65536)
-    torch.manual_seed(0)
+    contest = Contest(__doc__)
     x = torch.randn(SHAPE)
-    print(f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads, input {SHAPE}, float32")
     print(
         f"{'layer':30} {'parameters':>12} {'plain':>9} {'M mult-adds':>12} {'plain':>8} "
         f"{'ms':>8} {'plain':>7} {'ratio':>6} {'peak MB':>8} {'plain':>6}"
@@ -106,8 +69,9 @@ def main() -> None:
                 plain = build(dict(type="Conv2d"), kernel_size, depthwise)
                 parameters = [sum(p.numel() for p in m.parameters()) for m in (module, plain)]
                 work = [multiply_adds(m, x) / 1e6 for m in (module, plain)]
-                ms = turns([lambda m=module: m(x), lambda m=plain: m(x)], args.rounds)
-                peaks = [peak_memory(lambda m=m: m(x)) for m in (module, plain)]
+                calls = {"ours": partial(module, x), "plain": partial(plain, x)}
+                ms = list(contest.medians(calls).values())
+                peaks = [contest.peak(call) for call in calls.values()]
                 kind = "depthwise " if depthwise else ""
                 print(
                     f"{f'{name}, {kind}{kernel_size}x{kernel_size}':30} {parameters[0]:12,} "

@@ -6,7 +6,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from .extension import is_compiled
+from .extension import has_kernels
 from .reference import GAUSS_WIDTH, NORM_EPS, TRIANGLE_WIDTH
 
 INTERPOLATIONS = ("bilinear", "gauss", "triangle")
@@ -47,8 +47,7 @@ def dcls_kernel(
     if width is not None and width.shape != expected:
         raise ValueError(f"width: shape {tuple(width.shape)}; expected {expected}")
     if interpolation == "bilinear":
-        # A trace, by which complexity is counted, does not see into an operator.
-        if is_compiled() and weight.device.type == "cpu" and not torch.jit.is_tracing():
+        if has_kernels(weight):
             return torch.ops.mmlearnconv.dcls_kernel(weight, positions, size)
         return _scattered_kernel(weight, positions, size)
     if interpolation in INTERPOLATIONS:

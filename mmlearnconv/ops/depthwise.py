@@ -8,7 +8,7 @@ from torch import Tensor
 
 from . import reference
 from .autocast import to_autocast_dtype
-from .extension import depthwise_input_grad, is_compiled
+from .extension import depthwise_input_grad, has_kernels, is_compiled
 
 # PyTorch's planar depthwise kernels on the CPU end at 14 columns; wider ones fall to a path 10 to
 # 30 times slower, while the channels_last kernels keep their pace.
@@ -93,7 +93,7 @@ def depthwise_taps(
     """
     (input,) = to_autocast_dtype(input)
     geometry = tuple(stride), tuple(padding), tuple(dilation)
-    if not has_taps(input):
+    if not has_kernels(input):
         values = values.to(input.dtype)
         kernels = reference.dense_taps(values, cells, size)
         # A plain depthwise convolution for each of a channel's outputs has fast paths.
@@ -102,11 +102,6 @@ def depthwise_taps(
         return output if bias is None else output + bias.to(output.dtype)[:, None, None]
     output_size = reference.conv_output_size(input.shape[2:], size, *geometry)
     return torch.ops.mmlearnconv.depthwise_taps(input, values, cells, bias, output_size, *geometry)
-
-
-def has_taps(input: Tensor) -> bool:
-    """Whether :func:`depthwise_taps` is compiled for such an input."""
-    return is_compiled() and input.device.type == "cpu" and not torch.jit.is_tracing()
 
 
 def _is_ours(input: Tensor) -> bool:

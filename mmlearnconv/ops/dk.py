@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from .autocast import to_autocast_dtype
-from .extension import is_compiled
+from .extension import has_kernels
 from .per_image import conv2d_per_image
 from .product import rows_product, rows_product_backward
 from .reference import conv_output_size, deformable_im2col, dk_coefficients, im2col
@@ -52,8 +52,7 @@ def dk_conv2d(
     input, weight = to_autocast_dtype(input, weight)
     output_size = conv_output_size(input.shape[2:], kernel_size, stride, padding, dilation)
     offsets = offsets.expand(-1, -1, *output_size)
-    # A trace, by which complexity is counted, does not see into a custom Function.
-    if is_compiled() and input.device.type == "cpu" and not torch.jit.is_tracing():
+    if has_kernels(input):
         geometry = tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation)
         if groups == input.shape[1] == len(weight):
             return torch.ops.mmlearnconv.dk_depthwise(

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .autocast import to_autocast_dtype
-from .depthwise import depthwise_taps, has_taps
+from .depthwise import depthwise_taps
+from .extension import has_kernels
 from .reference import conv_output_size, dke_response
 
 # Numbers that one tile's interpolated input may take: 4 MB in float32.
@@ -82,7 +83,7 @@ def dke_conv2d(
     """
     input, weight, attention = to_autocast_dtype(input, weight, attention)
     geometry = tuple(window), tuple(stride), tuple(padding), tuple(dilation)
-    if has_taps(input):
+    if has_kernels(input):
         arguments = (input, weight, values, cells, attention, groups, *geometry)
         return _InterpolatedConv.apply(*arguments)
     columns = depthwise_taps(input, values, cells, None, *geometry)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from .autocast import to_autocast_dtype
-from .extension import is_compiled, like
+from .extension import has_kernels, like
 from .per_image import conv2d_per_image
 from .product import rows_product, rows_product_backward
 from .reference import conv_output_size
@@ -87,8 +87,7 @@ def drconv2d_factorised(
     if pattern.shape[2:] == (1, 1) and value.numel() <= input[:1].numel():
         filters = torch.addcmul(offset, value, pattern)[..., None, None]
         return drconv2d(input, guide, filters, *geometry, groups)
-    # A trace, by which complexity is counted, does not see into an operator.
-    if is_compiled() and input.device.type == "cpu" and not torch.jit.is_tracing():
+    if has_kernels(input):
         return _factorised(input, guide, pattern, value, offset, *geometry, groups)
     return _with_features(input, guide, pattern, value, offset, *geometry, groups)
 

@@ -19,6 +19,14 @@ def is_compiled() -> bool:
     return _COMPILED
 
 
+def has_kernels(tensor: Tensor) -> bool:
+    """Whether the compiled operations have kernels for the tensor's device.
+
+    Not in a trace, by which complexity is counted: it does not see into operators.
+    """
+    return _COMPILED and tensor.device.type in _DEVICES and not torch.jit.is_tracing()
+
+
 def _load() -> bool:
     """Load the compiled operations, or warn why not."""
     if os.environ.get("MMLEARNCONV_WITHOUT_OPS") == "1":
@@ -242,3 +250,9 @@ def _weight_grad_backward(ctx, weight: Tensor) -> tuple[Tensor | None, ...]:
 
 
 _COMPILED = _load()
+_DEVICES = [
+    key.lower()
+    for key in ("CPU", "CUDA")
+    if _COMPILED
+    and torch._C._dispatch_has_kernel_for_dispatch_key("mmlearnconv::depthwise_taps", key)
+]

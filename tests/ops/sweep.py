@@ -1,5 +1,6 @@
 """What the tests of compiled operations share: geometries, and the comparison with a definition."""
 
+import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 
@@ -8,6 +9,12 @@ import torch
 from torch import Tensor
 
 from mmlearnconv.ops import is_compiled
+
+# The operators' tests run where this says; there, in an order that does not change.
+DEVICE = os.environ.get("MMLEARNCONV_TEST_DEVICE", "cpu")
+if DEVICE != "cpu":
+    torch.set_default_device(DEVICE)
+    torch.use_deterministic_algorithms(True)
 
 built = pytest.mark.skipif(not is_compiled(), reason="the compiled operations are not built")
 both_formats = pytest.mark.parametrize(

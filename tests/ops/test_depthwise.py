@@ -14,6 +14,7 @@ def path(request, monkeypatch):
     """With the compiled operations, and as it is without them."""
     if request.param == "pytorch":
         monkeypatch.setattr("mmlearnconv.ops.depthwise.is_compiled", lambda: False)
+        monkeypatch.setattr("mmlearnconv.ops.depthwise.has_kernels", lambda _: False)
     elif not is_compiled():
         pytest.skip("the compiled operations are not built")
 

@@ -1,11 +1,16 @@
 // The bilinear kernel of a dilated convolution with learnable spacings, one kernel a call.
 #pragma once
 
+#include <ATen/Dispatch.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/zeros.h>
 #include <c10/macros/Macros.h>
 #include <c10/util/Exception.h>
 
 #include <cstdint>
+#include <tuple>
+#include <vector>
 
 namespace mmlearnconv {
 
@@ -96,6 +101,29 @@ C10_HOST_DEVICE inline void elements_backward(
   }
 }
 
+template <typename T>
+struct AddElements {
+  T* out;
+  const T *weight, *positions;
+  Window w;
+
+  C10_HOST_DEVICE void operator()(int64_t kernel) const {
+    add_elements(out + kernel * w.cells(), weight, positions, w, kernel);
+  }
+};
+
+template <typename T>
+struct ElementsBackward {
+  T *grad_weight, *grad_positions;
+  const T *grad, *weight, *positions;
+  Window w;
+
+  C10_HOST_DEVICE void operator()(int64_t kernel) const {
+    elements_backward(
+        grad_weight, grad_positions, grad + kernel * w.cells(), weight, positions, w, kernel);
+  }
+};
+
 inline Window window(const at::Tensor& weight, const at::Tensor& positions, at::IntArrayRef size) {
   TORCH_CHECK(
       weight.dim() == 3 && positions.dim() == 4 && positions.sizes().slice(1) == weight.sizes() &&
@@ -107,6 +135,46 @@ inline Window window(const at::Tensor& weight, const at::Tensor& positions, at::
   Window w{static_cast<int64_t>(size.size()), weight.size(2), weight.size(0) * weight.size(1), {}};
   for (size_t a = 0; a < size.size(); ++a) w.size[a] = size[a];
   return w;
+}
+
+template <typename Launch>
+at::Tensor dcls_kernel_with(
+    const Launch& launch, const at::Tensor& weight, const at::Tensor& positions,
+    at::IntArrayRef size) {
+  const Window w = window(weight, positions, size);
+  const at::Tensor by = weight.contiguous(), at = positions.contiguous();
+  std::vector<int64_t> shape{weight.size(0), weight.size(1)};
+  shape.insert(shape.end(), size.begin(), size.end());
+  const at::Tensor out = at::zeros(shape, weight.options());
+  AT_DISPATCH_FLOATING_TYPES(weight.scalar_type(), "dcls_kernel", [&] {
+    launch(
+        w.kernels,
+        AddElements<scalar_t>{
+            out.data_ptr<scalar_t>(), by.const_data_ptr<scalar_t>(),
+            at.const_data_ptr<scalar_t>(), w});
+  });
+  return out;
+}
+
+template <typename Launch>
+std::tuple<at::Tensor, at::Tensor> dcls_kernel_backward_with(
+    const Launch& launch, const at::Tensor& grad, const at::Tensor& weight,
+    const at::Tensor& positions, at::IntArrayRef size) {
+  const Window w = window(weight, positions, size);
+  const at::Tensor by = weight.contiguous(), at = positions.contiguous(), g = grad.contiguous();
+  TORCH_CHECK(
+      g.numel() == w.kernels * w.cells() && g.scalar_type() == weight.scalar_type(),
+      "dcls_kernel_backward: grad ", grad.sizes(), " must be kernels of ", size);
+  const at::Tensor grad_weight = at::empty_like(by), grad_positions = at::empty_like(at);
+  AT_DISPATCH_FLOATING_TYPES(weight.scalar_type(), "dcls_kernel_backward", [&] {
+    launch(
+        w.kernels,
+        ElementsBackward<scalar_t>{
+            grad_weight.data_ptr<scalar_t>(), grad_positions.data_ptr<scalar_t>(),
+            g.const_data_ptr<scalar_t>(), by.const_data_ptr<scalar_t>(),
+            at.const_data_ptr<scalar_t>(), w});
+  });
+  return {grad_weight, grad_positions};
 }
 
 }  // namespace mmlearnconv

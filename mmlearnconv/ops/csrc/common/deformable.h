@@ -84,4 +84,51 @@ inline Deformable deformable(
       input.size(0), input.size(1), kernel_size[0], kernel_size[1], space[0], space[1]};
 }
 
+inline Deformable depthwise_sizes(
+    const at::Tensor& input, const at::Tensor& space, const at::Tensor& offsets,
+    const std::optional<at::Tensor>& data_offsets, at::IntArrayRef kernel_size,
+    at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation) {
+  TORCH_CHECK(
+      space.dim() == 4 && input.dim() == 4 && space.size(0) == input.size(1) && space.size(1) == 1,
+      "dk_depthwise: kernel space ", space.sizes(), " must be (C, 1, rows, columns), for input ",
+      input.sizes());
+  return deformable(
+      input, offsets, data_offsets, kernel_size, space.sizes().slice(2), stride, padding,
+      dilation);
+}
+
+// Columns of the locations begin..end-1, or their gradient.
+inline void check_columns(
+    const at::Tensor& input, const at::Tensor& columns, const Deformable& d, int64_t begin,
+    int64_t end) {
+  TORCH_CHECK(
+      input.is_contiguous(at::MemoryFormat::ChannelsLast) &&
+          (input.scalar_type() == at::kFloat || input.scalar_type() == at::kDouble),
+      "dk_columns: input must be channels_last, of float32 or float64");
+  TORCH_CHECK(
+      0 <= begin && begin <= end && end <= d.batch * d.places(), "dk_columns: locations ", begin,
+      " to ", end, " of ", d.batch * d.places());
+  const int64_t expected[] = {end - begin, d.cells(), d.channels};
+  TORCH_CHECK(
+      columns.is_contiguous() && columns.sizes() == at::IntArrayRef(expected) &&
+          columns.scalar_type() == input.scalar_type(),
+      "dk_columns: columns ", columns.sizes(), " of ", columns.scalar_type(), " must be ",
+      at::IntArrayRef(expected), " of ", input.scalar_type(), ", contiguous");
+}
+
+inline void check_column_grads(
+    const at::Tensor& input, const at::Tensor& offsets,
+    const std::optional<at::Tensor>& data_offsets, const at::Tensor& grad_input,
+    const at::Tensor& grad_offsets, const std::optional<at::Tensor>& grad_data_offsets) {
+  TORCH_CHECK(
+      grad_input.is_contiguous(at::MemoryFormat::ChannelsLast) &&
+          grad_input.sizes() == input.sizes() && grad_offsets.is_contiguous() &&
+          grad_offsets.sizes() == offsets.sizes() &&
+          grad_input.scalar_type() == input.scalar_type() &&
+          grad_offsets.scalar_type() == input.scalar_type() &&
+          data_offsets.has_value() == grad_data_offsets.has_value(),
+      "dk_columns_backward: gradients must be laid out like what they are of, of the input's "
+      "dtype");
+}
+
 }  // namespace mmlearnconv

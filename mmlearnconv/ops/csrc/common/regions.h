@@ -41,4 +41,51 @@ inline Regions regions(
       input.size(1), pattern.size(1), pattern.size(2), pattern.size(3)};
 }
 
+// Locations order[begin..end-1], and the region of every location.
+inline void check_places(
+    const Regions& r, const at::Tensor& region, const at::Tensor& order, int64_t begin,
+    int64_t end) {
+  const int64_t places = r.batch * r.places();
+  TORCH_CHECK(
+      region.is_contiguous() && order.is_contiguous() && region.numel() == places &&
+          order.numel() == places && region.scalar_type() == at::kLong &&
+          order.scalar_type() == at::kLong && 0 <= begin && begin <= end && end <= places,
+      "drconv: region ", region.sizes(), " and order ", order.sizes(), " must have ", places,
+      " integers, and hold ", begin, " to ", end);
+}
+
+inline void check_features(
+    const Regions& r, const at::Tensor& features, const at::Tensor& input, int64_t begin,
+    int64_t end) {
+  TORCH_CHECK(
+      features.is_contiguous() && features.numel() == (end - begin) * 2 * r.channels &&
+          features.scalar_type() == input.scalar_type() &&
+          (input.scalar_type() == at::kFloat || input.scalar_type() == at::kDouble),
+      "drconv: features ", features.sizes(), " of ", features.scalar_type(), " must be (",
+      end - begin, ", 2, ", r.channels, "), contiguous, of float32 or float64 like the input");
+}
+
+inline void check_feature_grads(
+    const at::Tensor& input, const at::Tensor& pattern, const at::Tensor& grad_input,
+    const at::Tensor& grad_pattern) {
+  TORCH_CHECK(
+      grad_input.is_contiguous(at::MemoryFormat::ChannelsLast) &&
+          grad_input.sizes() == input.sizes() && grad_pattern.is_contiguous() &&
+          grad_pattern.sizes() == pattern.sizes() &&
+          grad_input.scalar_type() == input.scalar_type() &&
+          grad_pattern.scalar_type() == input.scalar_type(),
+      "drconv_features_backward: gradients must be laid out like what they are of");
+}
+
+inline void check_products(
+    const Regions& r, const at::Tensor& products, const at::Tensor& input, int64_t begin,
+    int64_t end) {
+  TORCH_CHECK(
+      products.is_contiguous() && products.scalar_type() == input.scalar_type() &&
+          products.numel() == (end - begin) * 2 * r.regions * r.channels && 0 <= begin &&
+          begin <= end && end <= r.batch * r.places(),
+      "drconv_inner: products ", products.sizes(), " must be (", end - begin, ", 2, ", r.regions,
+      ", ", r.channels, ")");
+}
+
 }  // namespace mmlearnconv

@@ -365,19 +365,6 @@ at::Tensor depthwise(
   return in_format<T>(out, format_of(input)).to(input.scalar_type());
 }
 
-Deformable depthwise_sizes(
-    const at::Tensor& input, const at::Tensor& space, const at::Tensor& offsets,
-    const std::optional<at::Tensor>& data_offsets, at::IntArrayRef kernel_size,
-    at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation) {
-  TORCH_CHECK(
-      space.dim() == 4 && input.dim() == 4 && space.size(0) == input.size(1) && space.size(1) == 1,
-      "dk_depthwise: kernel space ", space.sizes(), " must be (C, 1, rows, columns), for input ",
-      input.sizes());
-  return deformable(
-      input, offsets, data_offsets, kernel_size, space.sizes().slice(2), stride, padding,
-      dilation);
-}
-
 at::Tensor dk_depthwise(
     const at::Tensor& input, const at::Tensor& space, const at::Tensor& offsets,
     const std::optional<at::Tensor>& data_offsets, at::IntArrayRef kernel_size,
@@ -421,16 +408,6 @@ Gradients dk_depthwise_backward(
   return depthwise_backward<float>(grad, input, space, {offsets, data_offsets}, d);
 }
 
-void check_columns(const at::Tensor& input, const Deformable& d, int64_t begin, int64_t end) {
-  TORCH_CHECK(
-      input.is_contiguous(kLast) &&
-          (input.scalar_type() == at::kFloat || input.scalar_type() == at::kDouble),
-      "dk_columns: input must be channels_last, of float32 or float64");
-  TORCH_CHECK(
-      0 <= begin && begin <= end && end <= d.batch * d.places(), "dk_columns: locations ", begin,
-      " to ", end, " of ", d.batch * d.places());
-}
-
 template <typename T>
 void columns(
     const at::Tensor& out, const at::Tensor& input, const Offsets<T>& offsets,
@@ -455,13 +432,7 @@ void dk_columns(
     at::IntArrayRef dilation, int64_t begin, int64_t end, at::Tensor out) {
   const Deformable d = deformable(
       input, offsets, data_offsets, kernel_size, scope, stride, padding, dilation);
-  check_columns(input, d, begin, end);
-  const int64_t expected[] = {end - begin, d.cells(), d.channels};
-  TORCH_CHECK(
-      out.is_contiguous() && out.sizes() == at::IntArrayRef(expected) &&
-          out.scalar_type() == input.scalar_type(),
-      "dk_columns: columns ", out.sizes(), " must be ", at::IntArrayRef(expected),
-      " of ", input.scalar_type());
+  check_columns(input, out, d, begin, end);
   if (out.numel() == 0) return;
   if (input.scalar_type() == at::kDouble) {
     columns<double>(out, input, {offsets, data_offsets}, d, begin, end);
@@ -478,12 +449,8 @@ void dk_columns_backward(
     at::Tensor grad_offsets, std::optional<at::Tensor> grad_data_offsets) {
   const Deformable d = deformable(
       input, offsets, data_offsets, kernel_size, scope, stride, padding, dilation);
-  check_columns(input, d, begin, end);
-  TORCH_CHECK(
-      grad_input.is_contiguous(kLast) && grad_input.sizes() == input.sizes() &&
-          grad_offsets.is_contiguous() && grad_offsets.sizes() == offsets.sizes() &&
-          data_offsets.has_value() == grad_data_offsets.has_value(),
-      "dk_columns_backward: gradients must be laid out like what they are of");
+  check_columns(input, grad, d, begin, end);
+  check_column_grads(input, offsets, data_offsets, grad_input, grad_offsets, grad_data_offsets);
   if (grad.numel() == 0) return;
   const auto run = [&](auto zero) {
     typedef decltype(zero) T;

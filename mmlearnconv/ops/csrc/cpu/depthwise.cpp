@@ -3,6 +3,7 @@
 // A vector runs over channels; a few taps of a kernel row stay in registers while a row of the map
 // passes by. Bands of rows are summed apart, in an order that no number of threads changes.
 
+#include "../common/taps.h"
 #include "vector.h"
 
 #include <ATen/Parallel.h>
@@ -140,21 +141,7 @@ void weight_grad(
 at::Tensor depthwise_weight_grad(
     const at::Tensor& input, const at::Tensor& grad, at::IntArrayRef size, at::IntArrayRef stride,
     at::IntArrayRef padding, at::IntArrayRef dilation) {
-  TORCH_CHECK(
-      input.dim() == 4 && grad.dim() == 4 && input.size(0) == grad.size(0) &&
-          input.size(1) == grad.size(1),
-      "depthwise_weight_grad: input ", input.sizes(), " and grad ", grad.sizes(),
-      " must be (N, C, H, W) and (N, C, H', W')");
-  TORCH_CHECK(
-      input.scalar_type() == grad.scalar_type(), "depthwise_weight_grad: input is ",
-      input.scalar_type(), " and grad ", grad.scalar_type());
-  for (int64_t axis = 0; axis < 2; ++axis) {
-    const int64_t reach = dilation[axis] * (size[axis] - 1) + 1;
-    const int64_t expected = (input.size(2 + axis) + 2 * padding[axis] - reach) / stride[axis] + 1;
-    TORCH_CHECK(
-        grad.size(2 + axis) == expected, "depthwise_weight_grad: grad ", grad.sizes(),
-        " is not what a kernel of ", size, " gives for input ", input.sizes());
-  }
+  check_weight_grad(input, grad, size, stride, padding, dilation);
   const auto x = input.contiguous(at::MemoryFormat::ChannelsLast);
   const auto dy = grad.contiguous(at::MemoryFormat::ChannelsLast);
   const auto out = at::empty({input.size(1), 1, size[0], size[1]}, input.options());

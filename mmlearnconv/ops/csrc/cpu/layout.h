@@ -1,6 +1,7 @@
 // The two memory formats, and copies between them.
 #pragma once
 
+#include "../common/taps.h"
 #include "vector.h"
 
 #include <ATen/Parallel.h>
@@ -13,13 +14,6 @@
 #include <vector>
 
 namespace mmlearnconv {
-
-// What an operation's output follows: channels_last where the input is nothing else.
-inline at::MemoryFormat format_of(const at::Tensor& tensor) {
-  const bool last = tensor.is_contiguous(at::MemoryFormat::ChannelsLast);
-  return last && !tensor.is_contiguous() ? at::MemoryFormat::ChannelsLast
-                                         : at::MemoryFormat::Contiguous;
-}
 
 // A square of a vector's width, by exchanging ever larger blocks.
 template <typename T>

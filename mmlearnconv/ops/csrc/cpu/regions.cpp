@@ -120,19 +120,6 @@ FOR_FLOATS(float)
 FOR_FLOATS(double)
 #undef FOR_FLOATS
 
-// Locations of a call and the region of each: order[begin..end-1], or all of them.
-void check_places(
-    const Regions& r, const at::Tensor& region, const at::Tensor& order, int64_t begin,
-    int64_t end) {
-  const int64_t places = r.batch * r.places();
-  TORCH_CHECK(
-      region.is_contiguous() && order.is_contiguous() && region.numel() == places &&
-          order.numel() == places && region.scalar_type() == at::kLong &&
-          order.scalar_type() == at::kLong && 0 <= begin && begin <= end && end <= places,
-      "drconv: region ", region.sizes(), " and order ", order.sizes(), " must have ", places,
-      " integers, and hold ", begin, " to ", end);
-}
-
 template <typename Run>
 void for_dtype(const at::Tensor& tensor, const Run& run) {
   if (tensor.scalar_type() == at::kDouble) {
@@ -152,11 +139,7 @@ void drconv_features(
     at::Tensor out) {
   const Regions r = regions(input, pattern, output_size, stride, padding, dilation);
   check_places(r, region, order, begin, end);
-  TORCH_CHECK(
-      out.is_contiguous() && out.numel() == (end - begin) * 2 * r.channels &&
-          out.scalar_type() == input.scalar_type(),
-      "drconv_features: features ", out.sizes(), " must be (", end - begin, ", 2, ", r.channels,
-      ")");
+  check_features(r, out, input, begin, end);
   const auto run = [&](auto zero) {
     typedef decltype(zero) T;
     const int64_t* const places = order.const_data_ptr<int64_t>();
@@ -183,11 +166,8 @@ void drconv_features_backward(
     int64_t end, at::Tensor grad_input, at::Tensor grad_pattern) {
   const Regions r = regions(input, pattern, output_size, stride, padding, dilation);
   check_places(r, region, order, begin, end);
-  TORCH_CHECK(
-      grad.is_contiguous() && grad.numel() == (end - begin) * 2 * r.channels &&
-          grad_input.is_contiguous(at::MemoryFormat::ChannelsLast) &&
-          grad_input.sizes() == input.sizes() && grad_pattern.sizes() == pattern.sizes(),
-      "drconv_features_backward: gradients must be laid out like what they are of");
+  check_features(r, grad, input, begin, end);
+  check_feature_grads(input, pattern, grad_input, grad_pattern);
   const auto run = [&](auto zero) {
     typedef decltype(zero) T;
     const int64_t* const places = order.const_data_ptr<int64_t>();
@@ -219,12 +199,7 @@ at::Tensor drconv_inner(
     at::IntArrayRef output_size, at::IntArrayRef stride, at::IntArrayRef padding,
     at::IntArrayRef dilation, int64_t begin, int64_t end) {
   const Regions r = regions(input, pattern, output_size, stride, padding, dilation);
-  TORCH_CHECK(
-      products.is_contiguous() && products.scalar_type() == input.scalar_type() &&
-          products.numel() == (end - begin) * 2 * r.regions * r.channels && 0 <= begin &&
-          begin <= end && end <= r.batch * r.places(),
-      "drconv_inner: products ", products.sizes(), " must be (", end - begin, ", 2, ", r.regions,
-      ", ", r.channels, ")");
+  check_products(r, products, input, begin, end);
   const at::Tensor out = at::empty({end - begin, r.regions}, input.options());
   const auto run = [&](auto zero) {
     typedef decltype(zero) T;

@@ -4,7 +4,7 @@
 // A channel's plane is copied with its border of zeros, its columns sorted by their rest modulo the
 // stride, so that a tap is one offset and a row of outputs a sum of shifted rows.
 
-#include "../common/geometry.h"
+#include "../common/taps.h"
 #include "layout.h"
 #include "vector.h"
 
@@ -231,10 +231,6 @@ FOR_FLOATS(float)
 FOR_FLOATS(double)
 #undef FOR_FLOATS
 
-struct Sizes {
-  int64_t batch, channels, multiplier, taps;
-};
-
 // Channels that a thread takes at once: what a cache line of a channels_last map holds.
 template <typename T>
 int64_t block_of(bool last) {
@@ -244,7 +240,7 @@ int64_t block_of(bool last) {
 template <typename T>
 void forward(
     const Planes<T>& out, const Planes<const T>& input, const T* values, const int64_t* cells,
-    const T* bias, const Sizes& n, const Geometry& g) {
+    const T* bias, const TapSizes& n, const Geometry& g) {
   const int64_t block = block_of<T>(input.last), of_channel = n.multiplier * n.taps;
   at::parallel_for(0, (n.channels + block - 1) / block, 1, [&](int64_t begin, int64_t end) {
     std::vector<T> bordered, maps, outputs;
@@ -277,7 +273,7 @@ void forward(
 template <typename T>
 void backward(
     const Planes<T>* grad_input, T* grad_values, const Planes<const T>& grad,
-    const Planes<const T>& input, const T* values, const int64_t* cells, const Sizes& n,
+    const Planes<const T>& input, const T* values, const int64_t* cells, const TapSizes& n,
     const Geometry& g) {
   const int64_t block = block_of<T>(input.last || grad.last);
   const int64_t of_channel = n.multiplier * n.taps;
@@ -342,23 +338,10 @@ void backward(
   });
 }
 
-Sizes check(const at::Tensor& input, const at::Tensor& values, const at::Tensor& cells) {
-  TORCH_CHECK(input.dim() == 4, "depthwise_taps: input ", input.sizes(), " must be (N, C, H, W)");
-  TORCH_CHECK(
-      values.dim() == 3 && values.size(0) == input.size(1), "depthwise_taps: values ",
-      values.sizes(), " must be (C, multiplier, taps), for input ", input.sizes());
-  TORCH_CHECK(
-      cells.dim() == 4 && cells.sizes().slice(0, 3) == values.sizes() && cells.size(3) == 2 &&
-          cells.scalar_type() == at::kLong,
-      "depthwise_taps: cells ", cells.sizes(), " of ", cells.scalar_type(),
-      " must be (C, multiplier, taps, 2) integers, for values ", values.sizes());
-  return {input.size(0), input.size(1), values.size(1), values.size(2)};
-}
-
 template <typename T>
 at::Tensor run_forward(
     const at::Tensor& input, const at::Tensor& values, const at::Tensor& cells,
-    const std::optional<at::Tensor>& bias, at::IntArrayRef output_size, const Sizes& n, const Geometry& g) {
+    const std::optional<at::Tensor>& bias, at::IntArrayRef output_size, const TapSizes& n, const Geometry& g) {
   const at::Tensor x = as_planes(input, at::CppTypeToScalarType<T>::value);
   const at::Tensor v = values.to(x.scalar_type()).contiguous(), at = cells.contiguous();
   const at::Tensor b =
@@ -377,13 +360,10 @@ at::Tensor depthwise_taps(
     const at::Tensor& input, const at::Tensor& values, const at::Tensor& cells,
     const std::optional<at::Tensor>& bias, at::IntArrayRef output_size, at::IntArrayRef stride, at::IntArrayRef padding,
     at::IntArrayRef dilation) {
-  const Sizes n = check(input, values, cells);
+  const TapSizes n = check_taps(input, values, cells);
   const Geometry g = geometry(input.sizes().slice(2), output_size, stride, padding, dilation);
   const bool twice = input.scalar_type() == at::kDouble;
-  TORCH_CHECK(
-      !bias || bias->sizes() == at::IntArrayRef{n.channels * n.multiplier},
-      "depthwise_taps: bias ", bias ? bias->sizes() : at::IntArrayRef{}, " must be (",
-      n.channels * n.multiplier, ")");
+  check_bias(bias, n);
   return (twice ? run_forward<double> : run_forward<float>)(
       input, values, cells, bias, output_size, n, g);
 }
@@ -391,7 +371,7 @@ at::Tensor depthwise_taps(
 template <typename T>
 std::tuple<at::Tensor, at::Tensor> run_backward(
     const at::Tensor& grad, const at::Tensor& input, const at::Tensor& values,
-    const at::Tensor& cells, bool needs_input, bool needs_values, const Sizes& n,
+    const at::Tensor& cells, bool needs_input, bool needs_values, const TapSizes& n,
     const Geometry& g) {
   const at::Tensor x = as_planes(input, at::CppTypeToScalarType<T>::value);
   const at::Tensor dy = as_planes(grad, x.scalar_type());
@@ -416,13 +396,8 @@ std::tuple<at::Tensor, at::Tensor> depthwise_taps_backward(
     const at::Tensor& grad, const at::Tensor& input, const at::Tensor& values,
     const at::Tensor& cells, at::IntArrayRef stride, at::IntArrayRef padding,
     at::IntArrayRef dilation, bool needs_input, bool needs_values) {
-  const Sizes n = check(input, values, cells);
-  TORCH_CHECK(
-      grad.dim() == 4 && grad.size(0) == n.batch && grad.size(1) == n.channels * n.multiplier &&
-          grad.scalar_type() == input.scalar_type(),
-      "depthwise_taps_backward: grad ", grad.sizes(), " of ", grad.scalar_type(),
-      " does not fit input ", input.sizes(), " of ", input.scalar_type(), " and values ",
-      values.sizes());
+  const TapSizes n = check_taps(input, values, cells);
+  check_grad(grad, input, n);
   const Geometry g =
       geometry(input.sizes().slice(2), grad.sizes().slice(2), stride, padding, dilation);
   const bool twice = input.scalar_type() == at::kDouble;

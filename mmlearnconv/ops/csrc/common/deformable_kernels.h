@@ -1,0 +1,389 @@
+// Convolutions with resampled kernels, an index an output; maps are channels_last.
+#pragma once
+
+#include "deformable.h"
+#include "launch.h"
+
+#include <ATen/Context.h>
+#include <ATen/Dispatch.h>
+#include <ATen/OpMathType.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
+
+#include <algorithm>
+#include <tuple>
+
+namespace mmlearnconv {
+
+// What every kernel here reads. Sums and offsets are sum_t.
+template <typename scalar_t, typename sum_t, bool MOVED>
+struct Sampling {
+  Deformable d;
+  const scalar_t* input;
+  const sum_t *offsets, *data_offsets;
+
+  C10_HOST_DEVICE DeformableTap<sum_t> tap(const Place& at, int64_t k) const {
+    return deformable_tap<sum_t, MOVED>(
+        d, offsets, data_offsets, at.n, at.y, at.x, k / d.kernel_columns, k % d.kernel_columns);
+  }
+  C10_HOST_DEVICE Place place(int64_t j) const {
+    return Place::of(j, d.map.y.out_size, d.map.x.out_size);
+  }
+  C10_HOST_DEVICE static bool misses(const DeformableTap<sum_t>& tap) {
+    return !MOVED && tap.map.at[0] < 0;
+  }
+  C10_HOST_DEVICE sum_t pixel(int64_t at, int64_t c) const {
+    return at < 0 ? sum_t(0) : static_cast<sum_t>(input[at * d.channels + c]);
+  }
+  C10_HOST_DEVICE sum_t read(const DeformableTap<sum_t>& tap, int64_t c) const {
+    if (!MOVED) return pixel(tap.map.at[0], c);
+    sum_t value = 0;
+    for (int i = 0; i < 4; ++i) value += tap.map.share[i] * pixel(tap.map.at[i], c);
+    return value;
+  }
+  // A tap's weight: `space` is (cell, C), the kernel space or a location's columns' gradient.
+  C10_HOST_DEVICE sum_t weight(
+      const DeformableTap<sum_t>& tap, const sum_t* space, int64_t c) const {
+    sum_t value = 0;
+    for (int i = 0; i < 4; ++i)
+      value += tap.space.share[i] * space[tap.space.at[i] * d.channels + c];
+    return value;
+  }
+};
+
+template <typename scalar_t, typename sum_t, bool MOVED>
+struct DkDepthwise {
+  Sampling<scalar_t, sum_t, MOVED> s;
+  scalar_t* out;
+  const sum_t* space;
+
+  C10_HOST_DEVICE void operator()(int64_t i) const {
+    const int64_t c = i % s.d.channels;
+    const Place at = s.place(i / s.d.channels);
+    sum_t total = 0;
+    for (int64_t k = 0; k < s.d.taps(); ++k) {
+      const auto tap = s.tap(at, k);
+      if (!s.misses(tap)) total += s.weight(tap, space, c) * s.read(tap, c);
+    }
+    out[i] = static_cast<scalar_t>(total);
+  }
+};
+
+template <typename scalar_t, typename sum_t, bool MOVED>
+struct DkColumns {
+  Sampling<scalar_t, sum_t, MOVED> s;
+  scalar_t* out;  // (location, cell, C), from location `begin` on
+  int64_t begin;
+
+  C10_HOST_DEVICE void operator()(int64_t i) const {
+    const int64_t c = i % s.d.channels, own = i / s.d.channels;
+    const Place at = s.place(begin + own);
+    scalar_t* const cells = out + own * s.d.cells() * s.d.channels + c;
+    for (int64_t cell = 0; cell < s.d.cells(); ++cell) cells[cell * s.d.channels] = scalar_t(0);
+    for (int64_t k = 0; k < s.d.taps(); ++k) {
+      const auto tap = s.tap(at, k);
+      if (s.misses(tap)) continue;
+      const sum_t value = s.read(tap, c);
+      for (int i = 0; i < 4; ++i)
+        cells[tap.space.at[i] * s.d.channels] += tap.space.share[i] * value;
+    }
+  }
+};
+
+// The gradients. Depthwise, `space` is the kernel space and `grad` the output's gradient; else
+// `space` holds the columns' gradients from location `begin` on, and there is no grad.
+template <typename scalar_t, typename sum_t, bool MOVED, bool DEPTHWISE>
+struct DkGradients {
+  Sampling<scalar_t, sum_t, MOVED> s;
+  const scalar_t* grad;
+  const sum_t* space;
+  int64_t begin, end;
+
+  C10_HOST_DEVICE sum_t passed(int64_t j, int64_t c) const {
+    return DEPTHWISE ? static_cast<sum_t>(grad[j * s.d.channels + c]) : sum_t(1);
+  }
+  C10_HOST_DEVICE const sum_t* cells(int64_t j) const {
+    return DEPTHWISE ? space : space + (j - begin) * s.d.cells() * s.d.channels;
+  }
+};
+
+// The input's, added to what is there: an index reads all that reads it.
+template <typename scalar_t, typename sum_t, bool DEPTHWISE>
+struct DkInputGrad {
+  DkGradients<scalar_t, sum_t, false, DEPTHWISE> g;
+  sum_t* grad_input;
+
+  C10_HOST_DEVICE void operator()(int64_t i) const {
+    const Deformable& d = g.s.d;
+    const int64_t c = i % d.channels;
+    const Place at = Place::of(i / d.channels, d.map.y.size, d.map.x.size);
+    sum_t total = 0;
+    for (int64_t k = 0; k < d.taps(); ++k) {
+      const int64_t y = reader(d.map.y, at.y, k / d.kernel_columns);
+      const int64_t x = reader(d.map.x, at.x, k % d.kernel_columns);
+      const int64_t j = (at.n * d.map.y.out_size + y) * d.map.x.out_size + x;
+      if (y < 0 || x < 0 || j < g.begin || j >= g.end) continue;
+      total += g.passed(j, c) * g.s.weight(g.s.tap({at.n, y, x}, k), g.cells(j), c);
+    }
+    grad_input[i] += total;
+  }
+};
+
+// The same with data offsets, which no index can invert: the locations add to it, each for itself,
+// or one index a channel where the order must not change.
+template <typename scalar_t, typename sum_t, bool DEPTHWISE>
+struct DkMovedInputGrad {
+  DkGradients<scalar_t, sum_t, true, DEPTHWISE> g;
+  sum_t* grad_input;
+  bool in_order;
+
+  C10_HOST_DEVICE void operator()(int64_t i) const {
+    const Deformable& d = g.s.d;
+    const int64_t c = i % d.channels, own = g.begin + i / d.channels;
+    for (int64_t j = own; j < (in_order ? g.end : own + 1); ++j) {
+      for (int64_t k = 0; k < d.taps(); ++k) {
+        const auto tap = g.s.tap(g.s.place(j), k);
+        const sum_t passed = g.passed(j, c) * g.s.weight(tap, g.cells(j), c);
+        for (int i = 0; i < 4; ++i)
+          if (tap.map.at[i] >= 0)
+            add_shared(
+                grad_input + tap.map.at[i] * d.channels + c, tap.map.share[i] * passed);
+      }
+    }
+  }
+};
+
+// The offsets', a location and tap an index.
+template <typename scalar_t, typename sum_t, bool MOVED, bool DEPTHWISE>
+struct DkOffsetGrad {
+  DkGradients<scalar_t, sum_t, MOVED, DEPTHWISE> g;
+  sum_t *grad_offsets, *grad_data_offsets;
+
+  C10_HOST_DEVICE void operator()(int64_t i) const {
+    const Deformable& d = g.s.d;
+    const int64_t length = g.end - g.begin, k = i / length, j = g.begin + i % length;
+    const auto tap = g.s.tap(g.s.place(j), k);
+    const sum_t* const space = g.cells(j);
+    sum_t along[4] = {0, 0, 0, 0};
+    for (int64_t c = 0; c < (g.s.misses(tap) ? 0 : d.channels); ++c) {
+      sum_t corner[4];
+      for (int i = 0; i < 4; ++i) corner[i] = space[tap.space.at[i] * d.channels + c];
+      const sum_t seen = g.passed(j, c) * g.s.read(tap, c);
+      along[0] += seen * tap.space.slope_y(corner);
+      along[1] += seen * tap.space.slope_x(corner);
+      if (!MOVED) continue;
+      const sum_t passed = g.passed(j, c) * g.s.weight(tap, space, c);
+      for (int i = 0; i < 4; ++i) corner[i] = g.s.pixel(tap.map.at[i], c);
+      along[2] += passed * tap.map.slope_y(corner);
+      along[3] += passed * tap.map.slope_x(corner);
+    }
+    const int64_t n = j / d.places();
+    const int64_t own = (n * 2 * d.taps() + 2 * k) * d.places() + j % d.places();
+    grad_offsets[own] = tap.space.moves_y ? along[0] : sum_t(0);
+    grad_offsets[own + d.places()] = tap.space.moves_x ? along[1] : sum_t(0);
+    if (!MOVED) return;
+    grad_data_offsets[own] = tap.map.moves_y ? along[2] : sum_t(0);
+    grad_data_offsets[own + d.places()] = tap.map.moves_x ? along[3] : sum_t(0);
+  }
+};
+
+// The kernel space's, from a few locations each, summed after.
+template <typename scalar_t, typename sum_t, bool MOVED>
+struct DkSpaceGrad {
+  DkGradients<scalar_t, sum_t, MOVED, true> g;
+  sum_t* parts;  // (pieces, cell, C), zeros before
+  int64_t places;  // of a piece
+
+  C10_HOST_DEVICE void operator()(int64_t i) const {
+    const Deformable& d = g.s.d;
+    const int64_t c = i % d.channels, piece = i / d.channels, first = piece * places;
+    const int64_t last = first + places < g.end ? first + places : g.end;
+    sum_t* const own = parts + piece * d.cells() * d.channels + c;
+    for (int64_t j = first; j < last; ++j) {
+      for (int64_t k = 0; k < d.taps(); ++k) {
+        const auto tap = g.s.tap(g.s.place(j), k);
+        if (g.s.misses(tap)) continue;
+        const sum_t seen = g.passed(j, c) * g.s.read(tap, c);
+        for (int i = 0; i < 4; ++i)
+          own[tap.space.at[i] * d.channels] += tap.space.share[i] * seen;
+      }
+    }
+  }
+};
+
+constexpr auto kChannelsLast = at::MemoryFormat::ChannelsLast;
+
+template <typename Launch>
+struct DkOperators {
+  Launch launch;
+
+  // `run` with the dtypes of the input and the sums, and whether there are data offsets.
+  template <typename Run>
+  static void dispatch(const at::Tensor& input, bool moved, const Run& run) {
+    AT_DISPATCH_FLOATING_TYPES_AND2(
+        at::kHalf, at::kBFloat16, input.scalar_type(), "dk", [&] {
+          using sum_t = at::opmath_type<scalar_t>;
+          if (moved) {
+            run(scalar_t(), sum_t(), std::true_type());
+          } else {
+            run(scalar_t(), sum_t(), std::false_type());
+          }
+        });
+  }
+
+  // Offsets as the kernels read them.
+  struct Floats {
+    at::Tensor offsets, data;
+
+    Floats(
+        const at::Tensor& input, const at::Tensor& own, const std::optional<at::Tensor>& moved)
+        : offsets(own.to(summed(input)).contiguous()),
+          data(moved ? moved->to(summed(input)).contiguous() : at::Tensor()) {}
+
+    template <typename scalar_t, typename sum_t, bool MOVED>
+    Sampling<scalar_t, sum_t, MOVED> sampling(const Deformable& d, const at::Tensor& x) const {
+      return {d, x.const_data_ptr<scalar_t>(), offsets.const_data_ptr<sum_t>(),
+              MOVED ? data.const_data_ptr<sum_t>() : nullptr};
+    }
+  };
+
+  static at::Tensor by_cell(const at::Tensor& space, at::ScalarType dtype) {
+    return space.to(dtype).flatten(1).t().contiguous();
+  }
+
+  at::Tensor depthwise(
+      const at::Tensor& input, const at::Tensor& space, const at::Tensor& offsets,
+      const std::optional<at::Tensor>& data_offsets, at::IntArrayRef kernel_size,
+      at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation) const {
+    const Deformable d = depthwise_sizes(
+        input, space, offsets, data_offsets, kernel_size, stride, padding, dilation);
+    const at::Tensor x = input.contiguous(kChannelsLast), cells = by_cell(space, summed(input));
+    const Floats floats(input, offsets, data_offsets);
+    const at::Tensor out = at::empty(
+        {d.batch, d.channels, d.map.y.out_size, d.map.x.out_size}, x.options(), kChannelsLast);
+    if (out.numel() > 0)
+      dispatch(input, floats.data.defined(), [&](auto scalar, auto sum, auto moved) {
+        typedef decltype(scalar) scalar_t;
+        typedef decltype(sum) sum_t;
+        constexpr bool MOVED = decltype(moved)::value;
+        launch(
+            out.numel(),
+            DkDepthwise<scalar_t, sum_t, MOVED>{
+                floats.template sampling<scalar_t, sum_t, MOVED>(d, x),
+                out.data_ptr<scalar_t>(), cells.const_data_ptr<sum_t>()});
+      });
+    return out.contiguous(format_of(input));
+  }
+
+  // The gradients at locations begin..end-1, of all but the kernel space.
+  template <bool DEPTHWISE>
+  void gradients(
+      const at::Tensor& grad_input, const at::Tensor& grad_offsets,
+      const at::Tensor& grad_data_offsets, const at::Tensor& grad, const at::Tensor& x,
+      const at::Tensor& space, const Floats& floats, const Deformable& d, int64_t begin,
+      int64_t end) const {
+    dispatch(x, floats.data.defined(), [&](auto scalar, auto sum, auto moved) {
+      typedef decltype(scalar) scalar_t;
+      typedef decltype(sum) sum_t;
+      constexpr bool MOVED = decltype(moved)::value;
+      const DkGradients<scalar_t, sum_t, MOVED, DEPTHWISE> g{
+          floats.template sampling<scalar_t, sum_t, MOVED>(d, x),
+          DEPTHWISE ? grad.const_data_ptr<scalar_t>() : nullptr, space.const_data_ptr<sum_t>(),
+          begin, end};
+      sum_t* const into = grad_input.data_ptr<sum_t>();
+      if constexpr (MOVED) {
+        const bool in_order = at::globalContext().deterministicAlgorithms();
+        launch(
+            d.channels * (in_order ? 1 : end - begin),
+            DkMovedInputGrad<scalar_t, sum_t, DEPTHWISE>{g, into, in_order});
+      } else {
+        launch(x.numel(), DkInputGrad<scalar_t, sum_t, DEPTHWISE>{g, into});
+      }
+      launch(
+          (end - begin) * d.taps(),
+          DkOffsetGrad<scalar_t, sum_t, MOVED, DEPTHWISE>{
+              g, grad_offsets.data_ptr<sum_t>(),
+              MOVED ? grad_data_offsets.data_ptr<sum_t>() : nullptr});
+    });
+  }
+
+  std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> depthwise_backward(
+      const at::Tensor& grad, const at::Tensor& input, const at::Tensor& space,
+      const at::Tensor& offsets, const std::optional<at::Tensor>& data_offsets,
+      at::IntArrayRef kernel_size, at::IntArrayRef stride, at::IntArrayRef padding,
+      at::IntArrayRef dilation) const {
+    const Deformable d = depthwise_sizes(
+        input, space, offsets, data_offsets, kernel_size, stride, padding, dilation);
+    const at::Tensor x = input.contiguous(kChannelsLast), dy = grad.contiguous(kChannelsLast);
+    const at::Tensor cells = by_cell(space, summed(input));
+    const Floats floats(input, offsets, data_offsets);
+    const at::Tensor grad_x = at::zeros_like(x, x.options().dtype(summed(x)));
+    const at::Tensor grad_offsets = at::zeros_like(floats.offsets);
+    const at::Tensor grad_data =
+        data_offsets ? at::zeros_like(floats.data) : at::empty({0}, floats.offsets.options());
+    constexpr int64_t most = 256;  // pieces
+    const int64_t all = d.batch * d.places(), places = std::max((all + most - 1) / most, int64_t(1));
+    const at::Tensor parts =
+        at::zeros({(all + places - 1) / places, d.cells(), d.channels}, cells.options());
+    if (dy.numel() > 0) {
+      gradients<true>(grad_x, grad_offsets, grad_data, dy, x, cells, floats, d, 0, all);
+      dispatch(x, floats.data.defined(), [&](auto scalar, auto sum, auto moved) {
+        typedef decltype(scalar) scalar_t;
+        typedef decltype(sum) sum_t;
+        constexpr bool MOVED = decltype(moved)::value;
+        launch(
+            parts.size(0) * d.channels,
+            DkSpaceGrad<scalar_t, sum_t, MOVED>{
+                {floats.template sampling<scalar_t, sum_t, MOVED>(d, x),
+                 dy.const_data_ptr<scalar_t>(), cells.const_data_ptr<sum_t>(), 0, all},
+                parts.data_ptr<sum_t>(), places});
+      });
+    }
+    return {
+        grad_x.to(input.scalar_type()).contiguous(format_of(input)),
+        parts.sum(0).t().reshape(space.sizes()).to(space.scalar_type()), grad_offsets, grad_data};
+  }
+
+  void columns(
+      const at::Tensor& input, const at::Tensor& offsets,
+      const std::optional<at::Tensor>& data_offsets, at::IntArrayRef scope,
+      at::IntArrayRef kernel_size, at::IntArrayRef stride, at::IntArrayRef padding,
+      at::IntArrayRef dilation, int64_t begin, int64_t end, at::Tensor out) const {
+    const Deformable d = deformable(
+        input, offsets, data_offsets, kernel_size, scope, stride, padding, dilation);
+    check_columns(input, out, d, begin, end);
+    const Floats floats(input, offsets, data_offsets);
+    if (out.numel() == 0) return;
+    dispatch(input, floats.data.defined(), [&](auto scalar, auto sum, auto moved) {
+      typedef decltype(scalar) scalar_t;
+      typedef decltype(sum) sum_t;
+      constexpr bool MOVED = decltype(moved)::value;
+      launch(
+          (end - begin) * d.channels,
+          DkColumns<scalar_t, sum_t, MOVED>{
+              floats.template sampling<scalar_t, sum_t, MOVED>(d, input),
+              out.data_ptr<scalar_t>(), begin});
+    });
+  }
+
+  void columns_backward(
+      const at::Tensor& grad, const at::Tensor& input, const at::Tensor& offsets,
+      const std::optional<at::Tensor>& data_offsets, at::IntArrayRef scope,
+      at::IntArrayRef kernel_size, at::IntArrayRef stride, at::IntArrayRef padding,
+      at::IntArrayRef dilation, int64_t begin, int64_t end, at::Tensor grad_input,
+      at::Tensor grad_offsets, std::optional<at::Tensor> grad_data_offsets) const {
+    const Deformable d = deformable(
+        input, offsets, data_offsets, kernel_size, scope, stride, padding, dilation);
+    const at::Tensor columns = grad.contiguous();
+    check_columns(input, columns, d, begin, end);
+    check_column_grads(
+        input, offsets, data_offsets, grad_input, grad_offsets, grad_data_offsets);
+    if (grad.numel() == 0) return;
+    gradients<false>(
+        grad_input, grad_offsets, grad_data_offsets.value_or(at::Tensor()), at::Tensor(), input,
+        columns, Floats(input, offsets, data_offsets), d, begin, end);
+  }
+};
+
+}  // namespace mmlearnconv

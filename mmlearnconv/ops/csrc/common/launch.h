@@ -1,0 +1,44 @@
+// Kernels as functions of an index: CUDA runs them in parallel, tests one after the other.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/macros/Macros.h>
+
+#include <cstdint>
+
+namespace mmlearnconv {
+
+// Numbers are summed in float32, in float64 where the input is.
+inline at::ScalarType summed(const at::Tensor& tensor) {
+  return tensor.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+}
+
+// Adds where other indices may add at the same time, in an order that no one says.
+template <typename T>
+C10_HOST_DEVICE C10_ALWAYS_INLINE void add_shared(T* to, T value) {
+#ifdef __CUDA_ARCH__
+  atomicAdd(to, value);
+#else
+  *to += value;
+#endif
+}
+
+// Place i of a batch of maps, the columns fastest.
+struct Place {
+  int64_t n, y, x;
+
+  C10_HOST_DEVICE static Place of(int64_t i, int64_t height, int64_t width) {
+    return {i / width / height, i / width % height, i % width};
+  }
+};
+
+// The output place that reads input place `at` through a cell, or -1.
+template <typename Axis>
+C10_HOST_DEVICE C10_ALWAYS_INLINE int64_t reader(const Axis& axis, int64_t at, int64_t cell) {
+  const int64_t scaled = at - axis.first(cell);
+  if (scaled < 0 || scaled % axis.stride != 0) return -1;
+  const int64_t place = scaled / axis.stride;
+  return place < axis.out_size ? place : -1;
+}
+
+}  // namespace mmlearnconv

@@ -1,0 +1,183 @@
+// Region-aware convolution, an index an output; maps are channels_last.
+#pragma once
+
+#include "launch.h"
+#include "regions.h"
+
+#include <ATen/Dispatch.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+
+namespace mmlearnconv {
+
+template <typename T>
+struct RegionFeatures {
+  Regions r;
+  T* out;  // (location, 2, C), from order[begin] on
+  const T *input, *pattern;
+  const int64_t *region, *order;
+  int64_t begin;
+
+  C10_HOST_DEVICE void operator()(int64_t i) const {
+    const int64_t c = i % r.channels, own = i / r.channels, j = order[begin + own];
+    const Place at = Place::of(j, r.map.y.out_size, r.map.x.out_size);
+    const T* const shares = pattern + (at.n * r.regions + region[j]) * r.taps();
+    T weighted = 0, plain = 0;
+    for (int64_t k = 0; k < r.taps(); ++k) {
+      const int64_t pixel =
+          r.pixel(at.n, at.y, at.x, k / r.kernel_columns, k % r.kernel_columns);
+      if (pixel < 0) continue;
+      weighted += shares[k] * input[pixel * r.channels + c];
+      plain += input[pixel * r.channels + c];
+    }
+    out[own * 2 * r.channels + c] = weighted;
+    out[(own * 2 + 1) * r.channels + c] = plain;
+  }
+};
+
+// An index reads all locations that read it; `rank` is the inverse of `order`.
+template <typename T>
+struct RegionInputGrad {
+  Regions r;
+  T* grad_input;
+  const T *grad, *pattern;
+  const int64_t *region, *rank;
+  int64_t begin, end;
+
+  C10_HOST_DEVICE void operator()(int64_t i) const {
+    const int64_t c = i % r.channels;
+    const Place at = Place::of(i / r.channels, r.map.y.size, r.map.x.size);
+    T total = 0;
+    for (int64_t k = 0; k < r.taps(); ++k) {
+      const int64_t y = reader(r.map.y, at.y, k / r.kernel_columns);
+      const int64_t x = reader(r.map.x, at.x, k % r.kernel_columns);
+      if (y < 0 || x < 0) continue;
+      const int64_t j = (at.n * r.map.y.out_size + y) * r.map.x.out_size + x;
+      const int64_t own = rank[j] - begin;
+      if (own < 0 || own >= end - begin) continue;
+      const T share = pattern[(at.n * r.regions + region[j]) * r.taps() + k];
+      total += share * grad[own * 2 * r.channels + c] + grad[(own * 2 + 1) * r.channels + c];
+    }
+    grad_input[i] += total;
+  }
+};
+
+// Of the pattern, for each location and tap.
+template <typename T>
+struct RegionPatternGrad {
+  Regions r;
+  T* out;          // (location, tap)
+  int64_t* owner;  // of a location: its place in (N, regions)
+  const T *grad, *input;
+  const int64_t *region, *order;
+  int64_t begin;
+
+  C10_HOST_DEVICE void operator()(int64_t i) const {
+    const int64_t k = i % r.taps(), own = i / r.taps(), j = order[begin + own];
+    const Place at = Place::of(j, r.map.y.out_size, r.map.x.out_size);
+    if (k == 0) owner[own] = at.n * r.regions + region[j];
+    const int64_t pixel = r.pixel(at.n, at.y, at.x, k / r.kernel_columns, k % r.kernel_columns);
+    T total = 0;
+    for (int64_t c = 0; c < (pixel < 0 ? 0 : r.channels); ++c)
+      total += grad[own * 2 * r.channels + c] * input[pixel * r.channels + c];
+    out[i] = total;
+  }
+};
+
+template <typename T>
+struct RegionInner {
+  Regions r;
+  T* out;  // (location, region), from location `begin` on
+  const T *products, *input, *pattern;
+  int64_t begin;
+
+  C10_HOST_DEVICE void operator()(int64_t i) const {
+    const int64_t t = i % r.regions, own = i / r.regions;
+    const Place at = Place::of(begin + own, r.map.y.out_size, r.map.x.out_size);
+    const T* const shares = pattern + (at.n * r.regions + t) * r.taps();
+    const T* const of_value = products + (own * 2 * r.regions + t) * r.channels;
+    const T* const of_offset = of_value + r.regions * r.channels;
+    T total = 0;
+    for (int64_t k = 0; k < r.taps(); ++k) {
+      const int64_t pixel =
+          r.pixel(at.n, at.y, at.x, k / r.kernel_columns, k % r.kernel_columns);
+      for (int64_t c = 0; c < (pixel < 0 ? 0 : r.channels); ++c)
+        total += (shares[k] * of_value[c] + of_offset[c]) * input[pixel * r.channels + c];
+    }
+    out[i] = total;
+  }
+};
+
+template <typename Launch>
+struct RegionOperators {
+  Launch launch;
+
+  void features(
+      const at::Tensor& input, const at::Tensor& pattern, const at::Tensor& region,
+      const at::Tensor& order, at::IntArrayRef output_size, at::IntArrayRef stride,
+      at::IntArrayRef padding, at::IntArrayRef dilation, int64_t begin, int64_t end,
+      at::Tensor out) const {
+    const Regions r = regions(input, pattern, output_size, stride, padding, dilation);
+    check_places(r, region, order, begin, end);
+    check_features(r, out, input, begin, end);
+    AT_DISPATCH_FLOATING_TYPES(input.scalar_type(), "drconv_features", [&] {
+      launch(
+          (end - begin) * r.channels,
+          RegionFeatures<scalar_t>{
+              r, out.data_ptr<scalar_t>(), input.const_data_ptr<scalar_t>(),
+              pattern.const_data_ptr<scalar_t>(), region.const_data_ptr<int64_t>(),
+              order.const_data_ptr<int64_t>(), begin});
+    });
+  }
+
+  void features_backward(
+      const at::Tensor& grad, const at::Tensor& input, const at::Tensor& pattern,
+      const at::Tensor& region, const at::Tensor& order, at::IntArrayRef output_size,
+      at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation, int64_t begin,
+      int64_t end, at::Tensor grad_input, at::Tensor grad_pattern) const {
+    const Regions r = regions(input, pattern, output_size, stride, padding, dilation);
+    check_places(r, region, order, begin, end);
+    check_features(r, grad, input, begin, end);
+    check_feature_grads(input, pattern, grad_input, grad_pattern);
+    if (begin == end) return;
+    const at::Tensor rank = at::empty_like(order);
+    rank.scatter_(0, order, at::arange(order.numel(), order.options()));
+    const at::Tensor by_place = at::empty({end - begin, r.taps()}, pattern.options());
+    const at::Tensor owner = at::empty({end - begin}, order.options());
+    AT_DISPATCH_FLOATING_TYPES(input.scalar_type(), "drconv_features_backward", [&] {
+      launch(
+          input.numel(),
+          RegionInputGrad<scalar_t>{
+              r, grad_input.data_ptr<scalar_t>(), grad.const_data_ptr<scalar_t>(),
+              pattern.const_data_ptr<scalar_t>(), region.const_data_ptr<int64_t>(),
+              rank.const_data_ptr<int64_t>(), begin, end});
+      launch(
+          by_place.numel(),
+          RegionPatternGrad<scalar_t>{
+              r, by_place.data_ptr<scalar_t>(), owner.data_ptr<int64_t>(),
+              grad.const_data_ptr<scalar_t>(), input.const_data_ptr<scalar_t>(),
+              region.const_data_ptr<int64_t>(), order.const_data_ptr<int64_t>(), begin});
+    });
+    grad_pattern.view({-1, r.taps()}).index_add_(0, owner, by_place);
+  }
+
+  at::Tensor inner(
+      const at::Tensor& products, const at::Tensor& input, const at::Tensor& pattern,
+      at::IntArrayRef output_size, at::IntArrayRef stride, at::IntArrayRef padding,
+      at::IntArrayRef dilation, int64_t begin, int64_t end) const {
+    const Regions r = regions(input, pattern, output_size, stride, padding, dilation);
+    check_products(r, products, input, begin, end);
+    const at::Tensor out = at::empty({end - begin, r.regions}, input.options());
+    AT_DISPATCH_FLOATING_TYPES(input.scalar_type(), "drconv_inner", [&] {
+      launch(
+          out.numel(),
+          RegionInner<scalar_t>{
+              r, out.data_ptr<scalar_t>(), products.const_data_ptr<scalar_t>(),
+              input.const_data_ptr<scalar_t>(), pattern.const_data_ptr<scalar_t>(), begin});
+    });
+    return out;
+  }
+};
+
+}  // namespace mmlearnconv

@@ -1,0 +1,72 @@
+"""The CUDA sources without a GPU: they compile, and their arithmetic is the definitions'."""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import ROOT
+from tests.ops.sweep import built
+
+FOLDER = ROOT / "mmlearnconv/ops/csrc"
+TORCH = Path(torch.__file__).parent
+INCLUDES = [
+    f"-I{path}"
+    for path in (
+        ROOT,
+        TORCH / "include",
+        TORCH / "include/torch/csrc/api/include",
+        sysconfig.get_paths()["include"],
+    )
+]
+OPERATORS = ["dcls", "taps", "deformable", "regions"]
+
+
+def run(command, **environment):
+    result = subprocess.run(
+        list(map(str, command)),
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return result.stdout
+
+
+@pytest.mark.parametrize("source", sorted(FOLDER.glob("cuda/*.cu")), ids=lambda p: p.name)
+def test_they_compile(source, tmp_path):
+    """For sm_80 and sm_90, with a PyTorch that may be built without CUDA."""
+    if shutil.which("nvcc") is None:
+        assert os.environ.get("CI") != "true", "nvcc is missing"
+        pytest.skip("there is no nvcc")
+    targets = [f"-gencode=arch=compute_{n},code=sm_{n}" for n in (80, 90)]
+    flags = ["-std=c++20", "--expt-relaxed-constexpr", "--threads", "2", "-Xcompiler", "-fPIC"]
+    # A build without CUDA has no file of what CUDA was configured with.
+    flags.append("-DC10_CUDA_NO_CMAKE_CONFIGURE_FILE")
+    run(["nvcc", *flags, *targets, *INCLUDES, "-c", source, "-o", tmp_path / "object.o"])
+
+
+@built
+def test_their_arithmetic_is_the_definitions(tmp_path):
+    """All tests of operations, the CUDA kernels in place of the CPU's, an index after the other."""
+    library = tmp_path / "portable.so"
+    flags = ["-std=c++20", "-O2", "-fPIC", "-shared", "-Wno-psabi"]
+    links = [f"-L{TORCH}/lib", "-lc10", "-ltorch_cpu"]
+    run(["g++", *flags, *INCLUDES, ROOT / "tests/ops/portable.cpp", "-o", library, *links])
+    (tmp_path / "portable_kernels.py").write_text(
+        f"import torch, mmlearnconv.ops\ntorch.ops.load_library({str(library)!r})\n"
+    )
+    tests = [f"tests/ops/test_{name}.py" for name in OPERATORS]
+    plugin = ["-p", "portable_kernels", "-p", "no:cacheprovider"]
+    said = run(
+        [sys.executable, "-m", "pytest", "-q", "-x", *plugin, *tests],
+        PYTHONPATH=os.pathsep.join([str(tmp_path), str(ROOT)]),
+    )
+    assert " passed" in said
+    assert "skipped" not in said
