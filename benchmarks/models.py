@@ -17,7 +17,6 @@ import torch
 from contest import Contest
 from DCLS.construct.modules import Dcls2d
 from mmdet.structures import DetDataSample
-from mmdet.structures.bbox import HorizontalBoxes
 from mmdet.structures.mask import BitmapMasks
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
@@ -75,12 +74,12 @@ def batch(height: int, width: int, device: torch.device) -> dict[str, Any]:
         )
     )
     sample.gt_instances = InstanceData(
-        bboxes=HorizontalBoxes(torch.from_numpy(boxes)),
+        bboxes=torch.from_numpy(boxes),
         labels=torch.from_numpy(rng.integers(0, 80, OBJECTS)),
         masks=BitmapMasks(masks, height, width),
     )
     sample.ignored_instances = InstanceData(
-        bboxes=HorizontalBoxes(torch.zeros(0, 4)), labels=torch.zeros(0, dtype=torch.long)
+        bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long)
     )
     image = torch.from_numpy(rng.normal(size=(1, 3, height, width)).astype(np.float32))
     return dict(inputs=image.to(device), data_samples=[sample.to(device)])
