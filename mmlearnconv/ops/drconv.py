@@ -258,7 +258,7 @@ def _factorised(
     region = guide.max(1).indices.flatten()
     geometry = guide.shape[2:], stride, padding, dilation
     output = x.new_empty(len(region), value.shape[1])
-    for t, places, features in _feature_tiles(x, pattern, region, geometry):
+    for t, places, features, _ in _feature_tiles(x, pattern, region, geometry):
         product = _grouped_product(_by_group(features, groups), matrices[t], groups)
         output.index_copy_(0, places, product.to(output.dtype))
     output = output.view(len(input), guide.shape[2:].numel(), value.shape[1])
@@ -284,7 +284,7 @@ def _factorised_backward(
     grad = grad.to(x.dtype).permute(0, 2, 3, 1).flatten(0, 2)
     grad_x, grad_shares = torch.zeros_like(x), torch.zeros_like(shares)
     grad_matrices = torch.zeros_like(matrices)
-    for t, places, features, sampling in _feature_tiles(x, shares, region, geometry, True):
+    for t, places, features, sampling in _feature_tiles(x, shares, region, geometry):
         rows = _by_group(features, groups)
         of_rows, of_matrix = _grouped_product_backward(
             grad.index_select(0, places), rows, matrices[t], groups
@@ -316,9 +316,12 @@ def _computed(
 
 
 def _feature_tiles(
-    x: Tensor, pattern: Tensor, region: Tensor, geometry: Sequence, with_sampling: bool = False
-) -> Iterator[tuple]:
-    """Regions, some of their locations, and the features of these, ``(places, 2, C)``."""
+    x: Tensor, pattern: Tensor, region: Tensor, geometry: Sequence
+) -> Iterator[tuple[int, Tensor, Tensor, tuple]]:
+    """Regions, some of their locations, the features of these, and what they are made from.
+
+    Features are ``(places, 2, C)``, in room that the next ones take over.
+    """
     order, counts = _order(region, pattern.shape[1])
     most = max(1, min(max(counts, default=1), _TILE // max(1, 2 * x.shape[1])))
     room = x.new_empty(most, 2, x.shape[1])
@@ -329,8 +332,7 @@ def _feature_tiles(
             features = room[: end - begin]
             sampling = x, pattern, region, order, *geometry, begin, end
             torch.ops.mmlearnconv.drconv_features(*sampling, features)
-            found = t, order[begin:end], features
-            yield (*found, sampling) if with_sampling else found
+            yield t, order[begin:end], features, sampling
         first += count
 
 

@@ -13,6 +13,21 @@ from torch.utils.flop_counter import register_flop_formula
 
 _BUILD = "build them with `pip install -e . --no-build-isolation` (it needs a C++ compiler)"
 
+_OPERATORS = (
+    "dcls_kernel",
+    "dcls_kernel_backward",
+    "depthwise_weight_grad",
+    "depthwise_taps",
+    "depthwise_taps_backward",
+    "dk_depthwise",
+    "dk_depthwise_backward",
+    "dk_columns",
+    "dk_columns_backward",
+    "drconv_features",
+    "drconv_features_backward",
+    "drconv_inner",
+)
+
 
 def is_compiled() -> bool:
     """Whether the compiled operations are there."""
@@ -44,6 +59,14 @@ def _load() -> bool:
         warnings.warn(
             "mmlearnconv's compiled operations do not load, PyTorch's are slower: "
             f"{error}; {_BUILD}",
+            stacklevel=3,
+        )
+        return False
+    missing = [name for name in _OPERATORS if not hasattr(torch.ops.mmlearnconv, name)]
+    if missing:
+        warnings.warn(
+            f"mmlearnconv's compiled operations in {paths[0]} are older than this code (no "
+            f"{missing[0]}), PyTorch's are slower: {_BUILD}",
             stacklevel=3,
         )
         return False
@@ -115,11 +138,13 @@ def _dcls_kernel_backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
     return *backward(grad, *ctx.saved_tensors, ctx.size), None
 
 
-def like(input: Tensor, shape: Sequence[int]) -> Tensor:
+def like(input: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
     """An empty tensor, channels_last where the input is nothing else: as operations lay out."""
     last = input.is_contiguous(memory_format=torch.channels_last) and not input.is_contiguous()
     format_ = torch.channels_last if last else torch.contiguous_format
-    return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=format_)
+    return torch.empty(
+        shape, dtype=dtype or input.dtype, device=input.device, memory_format=format_
+    )
 
 
 def _fake_taps(

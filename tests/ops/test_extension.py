@@ -116,12 +116,20 @@ print(is_compiled())
 """
 
 
-def run_copy(folder, library=None, **environment):
-    """Train a layer with a copy of the package that has this file for its library; what is said."""
+def run_copy(folder, library=None, newer=False, **environment):
+    """Train a layer with a copy of the package that has this file for its library; what is said.
+
+    Or ``newer`` code than our library's.
+    """
     ignored = shutil.ignore_patterns("*.so", "__pycache__")
     shutil.copytree(ROOT / "mmlearnconv", folder / "mmlearnconv", ignore=ignored)
     if library is not None:
         (folder / "mmlearnconv/ops/_ext.so").write_text(library)
+    if newer:
+        (built_here,) = (ROOT / "mmlearnconv/ops").glob("_ext*.so")
+        shutil.copy(built_here, folder / "mmlearnconv/ops")
+        code = folder / "mmlearnconv/ops/extension.py"
+        code.write_text(code.read_text().replace('"dcls_kernel",', '"of_tomorrow",', 1))
     result = subprocess.run(
         [sys.executable, "-c", TRAIN],
         cwd=folder,
@@ -145,3 +153,12 @@ def test_an_unloadable_file_says_why(tmp_path):
     said = run_copy(tmp_path / "broken", "no library", MMLEARNCONV_WITHOUT_OPS="0")
     assert "compiled operations do not load" in said
     assert "_ext.so" in said
+
+
+@built
+def test_operations_older_than_the_code_are_left_alone(tmp_path):
+    """As after an update without a build."""
+    folder = tmp_path / "older"
+    said = run_copy(folder, newer=True, MMLEARNCONV_WITHOUT_OPS="0")
+    assert "are older than this code (no of_tomorrow)" in said
+    assert "pip install -e . --no-build-isolation" in said
