@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from ..ops import depthwise_conv2d
+from ..ops.layout import lay_out
 
 _PLAIN = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -259,10 +260,7 @@ class LearnableConv(nn.Module):
 
         Not only for speed: mmcv's operations, RoIAlign for one, read a map's memory as NCHW.
         """
-        channels_last = torch.channels_last
-        if input.is_contiguous() or not input.is_contiguous(memory_format=channels_last):
-            return output.contiguous()
-        return output.contiguous(memory_format=channels_last)
+        return lay_out(output, input)
 
     def _padding_sides(self) -> list[int]:
         """The replaced kernel's padding as ``F.pad`` takes it: left, right, top, bottom."""

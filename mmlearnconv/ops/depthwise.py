@@ -9,6 +9,7 @@ from torch import Tensor
 from . import reference
 from .autocast import to_autocast_dtype
 from .extension import depthwise_input_grad, has_kernels, is_compiled
+from .layout import lay_out
 
 # PyTorch's planar depthwise kernels on the CPU end at 14 columns; wider ones fall to a path 10 to
 # 30 times slower, while the channels_last kernels keep their pace.
@@ -99,7 +100,9 @@ def depthwise_taps(
         # A plain depthwise convolution for each of a channel's outputs has fast paths.
         outputs = [depthwise_conv2d(input, k[:, None], None, *geometry) for k in kernels.unbind(1)]
         output = torch.stack(outputs, 2).flatten(1, 2)
-        return output if bias is None else output + bias.to(output.dtype)[:, None, None]
+        if bias is not None:
+            output = output + bias.to(output.dtype)[:, None, None]
+        return lay_out(output, input)
     output_size = reference.conv_output_size(input.shape[2:], size, *geometry)
     return torch.ops.mmlearnconv.depthwise_taps(input, values, cells, bias, output_size, *geometry)
 

@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .autocast import to_autocast_dtype
 from .extension import has_kernels
+from .layout import lay_out
 from .per_image import conv2d_per_image
 from .product import rows_product, rows_product_backward
 from .reference import conv_output_size, deformable_im2col, dk_coefficients, im2col
@@ -59,8 +60,9 @@ def dk_conv2d(
                 input, weight, offsets, data_offsets, *geometry
             )
         return _LocalConv.apply(input, weight, offsets, data_offsets, groups, *geometry)
+    source = input
     if data_offsets is None:
-        input = F.pad(input, (padding[1], padding[1], padding[0], padding[0]))
+        source = F.pad(input, (padding[1], padding[1], padding[0], padding[0]))
 
     def tile(input, weight, offsets, data_offsets, first_row):
         """Output rows from ``first_row`` on, as many as there are offsets."""
@@ -83,7 +85,7 @@ def dk_conv2d(
     outputs = []
     for row in range(0, output_size[0], step):
         arguments = (
-            input,
+            source,
             weight,
             offsets[:, :, row : row + step],
             None if data_offsets is None else data_offsets[:, :, row : row + step],
@@ -93,7 +95,7 @@ def dk_conv2d(
             outputs.append(checkpoint(tile, *arguments, use_reentrant=False))
         else:
             outputs.append(tile(*arguments))
-    return torch.cat(outputs, 2)
+    return lay_out(torch.cat(outputs, 2), input)
 
 
 def _multiply(columns: Tensor, coefficients: Tensor, weight: Tensor, groups: int) -> Tensor:
@@ -140,9 +142,7 @@ class _LocalConv(torch.autograd.Function):
                 piece = slice(group * matrices.shape[1], (group + 1) * matrices.shape[1])
                 output[begin:end, piece] = rows_product(rows.flatten(1), matrices[group])
         output = output.view(len(x), *offsets.shape[2:], len(weight)).permute(0, 3, 1, 2)
-        if input.is_contiguous() or not input.is_contiguous(memory_format=torch.channels_last):
-            output = output.contiguous()
-        return output.to(input.dtype)
+        return lay_out(output, input).to(input.dtype)
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from .autocast import to_autocast_dtype
 from .depthwise import depthwise_taps
-from .extension import has_kernels, like
+from .extension import has_kernels
+from .layout import empty_like
 from .reference import conv_output_size, dke_response
 
 # Numbers that one tile's interpolated input may take: 4 MB in float32.
@@ -110,7 +111,7 @@ class _InterpolatedConv(torch.autograd.Function):
         ctx.groups, ctx.geometry = groups, geometry
         x, matrix, scores = _computed(input, weight.flatten(1)[..., None, None], attention)
         size = conv_output_size(x.shape[2:], geometry[0], *geometry[1:])
-        output = like(input, (len(x), len(weight), *size), x.dtype)
+        output = empty_like(input, (len(x), len(weight), *size), x.dtype)
         for n, rows, _, _, columns in _tiles(x, values, cells, geometry):
             if scores is not None:
                 columns *= scores[n, :, rows]

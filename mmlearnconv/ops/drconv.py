@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from .autocast import to_autocast_dtype
-from .extension import has_kernels, like
+from .extension import has_kernels
+from .layout import empty_like, lay_out
 from .per_image import conv2d_per_image
 from .product import rows_product, rows_product_backward
 from .reference import conv_output_size
@@ -100,10 +101,7 @@ def _wants_gradient(*tensors: Tensor) -> bool:
 
 def _as_map(rows: Tensor, size: Sequence[int], input: Tensor) -> Tensor:
     """``(N, places, out)`` as ``(N, out, H', W')``, laid out as the input is."""
-    output = rows.unflatten(1, tuple(size)).permute(0, 3, 1, 2)
-    if input.is_contiguous() or not input.is_contiguous(memory_format=torch.channels_last):
-        return output.contiguous()
-    return output
+    return lay_out(rows.unflatten(1, tuple(size)).permute(0, 3, 1, 2), input)
 
 
 class _GuideGradient(torch.autograd.Function):
@@ -295,10 +293,8 @@ def _factorised_backward(
     inner = _inner_products(grad, x, shares, value, offset, geometry, groups)
     inner = inner.view(len(x), *guide.shape[2:], len(value)).permute(0, 3, 1, 2)
     grad_value, grad_offset = grad_matrices.unflatten(2, (2, -1)).unbind(2)
-    last = input.is_contiguous(memory_format=torch.channels_last) and not input.is_contiguous()
-    format_ = torch.channels_last if last else torch.contiguous_format
     return (
-        grad_x.to(input.dtype).contiguous(memory_format=format_),
+        lay_out(grad_x.to(input.dtype), input),
         _through_softmax(guide, inner.to(guide.dtype)).contiguous(),
         grad_shares.to(pattern.dtype),
         grad_value.to(value.dtype, copy=True).contiguous(),
@@ -373,13 +369,13 @@ def _inner_products(
 
 @_factorised.register_fake
 def _(input, guide, pattern, value, offset, stride, padding, dilation, groups):
-    return like(input, (len(input), value.shape[1], *guide.shape[2:]))
+    return empty_like(input, (len(input), value.shape[1], *guide.shape[2:]))
 
 
 @_factorised_backward.register_fake
 def _(grad, input, guide, pattern, value, offset, *_):
     plain = (t.new_empty(t.shape) for t in (guide, pattern, value, offset))
-    return like(input, input.shape), *plain
+    return empty_like(input, input.shape), *plain
 
 
 def _factorised_context(ctx, inputs, output) -> None:

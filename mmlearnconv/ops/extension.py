@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from .layout import empty_like
+
 _BUILD = "build them with `pip install -e . --no-build-isolation` (it needs a C++ compiler)"
 
 _OPERATORS = (
@@ -138,15 +140,6 @@ def _dcls_kernel_backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
     return *backward(grad, *ctx.saved_tensors, ctx.size), None
 
 
-def like(input: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
-    """An empty tensor, channels_last where the input is nothing else: as operations lay out."""
-    last = input.is_contiguous(memory_format=torch.channels_last) and not input.is_contiguous()
-    format_ = torch.channels_last if last else torch.contiguous_format
-    return torch.empty(
-        shape, dtype=dtype or input.dtype, device=input.device, memory_format=format_
-    )
-
-
 def _fake_taps(
     input: Tensor,
     values: Tensor,
@@ -157,7 +150,7 @@ def _fake_taps(
     padding: list[int],
     dilation: list[int],
 ) -> Tensor:
-    return like(input, (len(input), values.shape[0] * values.shape[1], *output_size))
+    return empty_like(input, (len(input), values.shape[0] * values.shape[1], *output_size))
 
 
 def _fake_taps_backward(
@@ -171,7 +164,7 @@ def _fake_taps_backward(
     needs_input: bool,
     needs_values: bool,
 ) -> tuple[Tensor, Tensor]:
-    grad_input = like(input, input.shape) if needs_input else input.new_empty(0)
+    grad_input = empty_like(input, input.shape) if needs_input else input.new_empty(0)
     return grad_input, values.new_empty(values.shape if needs_values else 0)
 
 
@@ -209,7 +202,7 @@ def _fake_weight_grad(
 def _fake_dk_depthwise(
     input: Tensor, space: Tensor, offsets: Tensor, *_: Tensor | list[int] | None
 ) -> Tensor:
-    return like(input, (len(input), input.shape[1], *offsets.shape[2:]))
+    return empty_like(input, (len(input), input.shape[1], *offsets.shape[2:]))
 
 
 def _fake_dk_depthwise_backward(
@@ -223,7 +216,7 @@ def _fake_dk_depthwise_backward(
     dtype = torch.promote_types(input.dtype, torch.float32)
     grad_offsets = offsets.new_empty(offsets.shape, dtype=dtype)
     grad_data = grad_offsets.new_empty(0 if data_offsets is None else offsets.shape)
-    return like(input, input.shape), space.new_empty(space.shape), grad_offsets, grad_data
+    return empty_like(input, input.shape), space.new_empty(space.shape), grad_offsets, grad_data
 
 
 def _dk_depthwise_context(ctx, inputs, output) -> None:
