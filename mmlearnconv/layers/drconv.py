@@ -187,7 +187,7 @@ class DRConv2d(LearnableConv2d):
             filters = filters + offset[..., None, None]
             output = drconv2d(padded, guide, filters, *geometry)
         if base is not None:
-            return self._laid_out(output + self._convolve(input, base), input)
+            return self._laid_out(self._convolve(input, base).add_(output), input)
         return self._finish(output, input)
 
     def extra_repr(self) -> str:

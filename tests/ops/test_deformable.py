@@ -76,6 +76,23 @@ def test_depthwise_is_an_operator_like_pytorch_s(moved, memory_format):
 
 
 @built
+@pytest.mark.parametrize("moved", [False, True])
+def test_columns_are_operators_like_pytorch_s(moved):
+    x, _, offsets, *rest = tensors_of(CASE | dict(moved=moved))
+    data = rest[0] if moved else None
+    x = x.contiguous(memory_format=torch.channels_last)
+    cells = CASE["scope"][0] * CASE["scope"][1]
+    columns = torch.randn(9, cells, x.shape[1], dtype=torch.double)
+    geometry = [list(g) for g in (CASE["scope"], CASE["size"], *CASE["geometry"])]
+    sampling = x, offsets, data, *geometry, 2, 11
+    operators = torch.ops.mmlearnconv
+    torch.library.opcheck(operators.dk_columns.default, (*sampling, columns))
+    into = torch.zeros_like(x), torch.zeros_like(offsets), torch.zeros_like(offsets)
+    into = into if moved else (*into[:2], None)
+    torch.library.opcheck(operators.dk_columns_backward.default, (columns, *sampling, *into))
+
+
+@built
 def test_tiles_change_nothing(monkeypatch):
     case = CASE | dict(groups=2, moved=True)
     tensors = tensors_of(case)

@@ -91,6 +91,23 @@ def test_factorised_is_an_operator_like_pytorch_s(memory_format, dtype):
 
 
 @built
+def test_their_parts_are_operators_like_pytorch_s():
+    x, guide, pattern, *_ = tensors_of(CASE)
+    x = x.contiguous(memory_format=torch.channels_last)
+    region = guide.argmax(1).flatten()
+    order = region.argsort(stable=True)
+    geometry = [list(g) for g in (guide.shape[2:], *CASE["geometry"])]
+    features = torch.randn(5, 2, x.shape[1], dtype=torch.double)
+    sampling = x, pattern, region, order, *geometry, 3, 8
+    operators = torch.ops.mmlearnconv
+    torch.library.opcheck(operators.drconv_features.default, (*sampling, features))
+    into = torch.zeros_like(x), torch.zeros_like(pattern)
+    torch.library.opcheck(operators.drconv_features_backward.default, (features, *sampling, *into))
+    products = torch.randn(5, 2, CASE["regions"], x.shape[1], dtype=torch.double)
+    torch.library.opcheck(operators.drconv_inner.default, (products, x, pattern, *geometry, 3, 8))
+
+
+@built
 def test_tiles_change_nothing(monkeypatch):
     tensors = tensors_of(CASE)
 
