@@ -30,7 +30,8 @@ struct OnCuda {
   }
 };
 
-// A member of a struct of operators as a function, on the device of its first tensor.
+// A member of a struct of operators, or a function that takes the launcher first, as a function on
+// the device of its first tensor.
 template <auto member>
 struct OnDevice;
 
@@ -41,6 +42,16 @@ struct OnDevice<member> {
   static Result call(const at::Tensor& first, Rest... rest) {
     const c10::cuda::CUDAGuard guard(first.device());
     return (Operators{}.*member)(first, rest...);
+  }
+};
+
+template <
+    typename Result, typename... Rest,
+    Result (*function)(const OnCuda&, const at::Tensor&, Rest...)>
+struct OnDevice<function> {
+  static Result call(const at::Tensor& first, Rest... rest) {
+    const c10::cuda::CUDAGuard guard(first.device());
+    return function(OnCuda{}, first, rest...);
   }
 };
 
