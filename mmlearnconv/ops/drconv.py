@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from math import prod
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +16,10 @@ from .per_image import conv2d_per_image
 from .product import rows_product, rows_product_backward
 from .reference import conv_output_size
 
-# Numbers that one tile of intermediate rows may take: 4 MB in float32.
+# Numbers that one tile of intermediate rows may take: 4 MB in float32; on a GPU, where a tile
+# costs launches and not page faults, 64 MB.
 _TILE = 2**20
+_TILE_ON_GPU = 2**24
 
 
 def drconv2d(
@@ -124,7 +127,7 @@ class _GuideGradient(torch.autograd.Function):
         regions, out = filters.shape[1:3]
         inner = torch.empty_like(guide)
         # Some locations' responses at a time: all of them would be as many outputs.
-        step = max(1, _TILE // (regions * out))
+        step = _tile(rows, regions * out)
         for n in range(len(rows)):
             for begin in range(0, rows.shape[1], step):
                 places = slice(begin, begin + step)
@@ -168,6 +171,59 @@ def _order(region: Tensor, regions: int) -> tuple[Tensor, list[int]]:
     return region.argsort(stable=True), region.bincount(minlength=regions).tolist()
 
 
+def _counts_on_host(tensor: Tensor) -> bool:
+    """Whether to read regions' sizes, which on a GPU would wait for it and end a CUDA graph."""
+    return tensor.device.type == "cpu"
+
+
+def _tile(tensor: Tensor, numbers: int) -> int:
+    """How many locations of so many numbers make a tile."""
+    most = _TILE if _counts_on_host(tensor) else _TILE_ON_GPU
+    return max(1, most // max(1, numbers))
+
+
+class _Blocks:
+    """Rows grouped by region on their device, in blocks of one region each.
+
+    Regions are padded to whole blocks, so that how many blocks there are does not depend on the
+    data, and products with a block's matrix are one batched product.
+
+    Args:
+        region: ``(places,)``, of each row.
+        regions: their number.
+    """
+
+    def __init__(self, region: Tensor, regions: int) -> None:
+        places = len(region)
+        # A block's copy of its matrix should not cost more than its rows.
+        self.size = min(256, max(16, places // max(1, regions)))
+        self.count = -(-places // self.size) + regions
+        region, order = region.sort(stable=True)
+        numbers = torch.arange(max(places, self.count, regions + 1), device=region.device)
+        starts = torch.searchsorted(region, numbers[: regions + 1])
+        ends = ((starts.diff() + self.size - 1) // self.size).cumsum(0)
+        first = F.pad(ends, (1, 0))[region]
+        # Blocks after the last region's hold zeros: any region will do for them.
+        self.region = torch.searchsorted(ends, numbers[: self.count], right=True)
+        self.region.clamp_(max=regions - 1)
+        slot = first * self.size + numbers[:places] - starts[region]
+        self.slot = torch.empty_like(slot).scatter_(0, order, slot)
+
+    def fill(self, rows: Tensor, groups: int) -> Tensor:
+        """``(places, groups * K)`` as ``(blocks, groups, size, K)``."""
+        filled = rows.new_zeros(self.count * self.size, rows.shape[1])
+        filled.index_copy_(0, self.slot, rows)
+        return filled.view(self.count, self.size, groups, -1).transpose(1, 2)
+
+    def rows(self, filled: Tensor) -> Tensor:
+        """The inverse of :meth:`fill`."""
+        return filled.transpose(1, 2).flatten(2).flatten(0, 1).index_select(0, self.slot)
+
+    def matrices(self, matrices: Tensor, groups: int) -> Tensor:
+        """``(regions, out, K)`` as each block's ``(blocks, groups, out / groups, K)``."""
+        return matrices.index_select(0, self.region).unflatten(1, (groups, -1))
+
+
 def _product_of_regions(rows: Tensor, filters: Tensor, region: Tensor, groups: int) -> Tensor:
     """``O_i = filters[region_i] rows_i``, the locations of a region in one product.
 
@@ -180,6 +236,10 @@ def _product_of_regions(rows: Tensor, filters: Tensor, region: Tensor, groups: i
     Returns:
         Tensor: ``(places, out)``.
     """
+    if len(rows) and not _counts_on_host(rows):
+        blocks = _Blocks(region, len(filters))
+        filled = blocks.fill(rows, groups)
+        return blocks.rows(filled @ blocks.matrices(filters, groups).mT).to(rows.dtype)
     order, counts = _order(region, len(filters))
     output = rows.new_empty(len(rows), filters.shape[1])
     for places, matrix in zip(order.split(counts), filters, strict=True):
@@ -187,6 +247,26 @@ def _product_of_regions(rows: Tensor, filters: Tensor, region: Tensor, groups: i
             product = _grouped_product(rows.index_select(0, places), matrix, groups)
             output.index_copy_(0, places, product.to(output.dtype))
     return output
+
+
+def _product_of_regions_backward(
+    grad: Tensor, rows: Tensor, filters: Tensor, region: Tensor, groups: int
+) -> tuple[Tensor, Tensor]:
+    """Gradients of :func:`_product_of_regions`: of the rows, and of the filters."""
+    grad_filters = torch.zeros_like(filters)
+    if len(rows) and not _counts_on_host(rows):
+        blocks = _Blocks(region, len(filters))
+        grad, rows = blocks.fill(grad, groups), blocks.fill(rows, groups)
+        grad_filters.index_add_(0, blocks.region, (grad.mT @ rows).flatten(1, 2))
+        return blocks.rows(grad @ blocks.matrices(filters, groups)), grad_filters
+    order, counts = _order(region, len(filters))
+    grad_rows = torch.empty_like(rows)
+    for t, places in enumerate(order.split(counts)):
+        if len(places):
+            seen = grad.index_select(0, places), rows.index_select(0, places)
+            of_rows, grad_filters[t] = _grouped_product_backward(*seen, filters[t], groups)
+            grad_rows.index_copy_(0, places, of_rows)
+    return grad_rows, grad_filters
 
 
 _region_product_operator = torch.library.custom_op(
@@ -201,18 +281,9 @@ def _region_product(rows: Tensor, filters: Tensor, region: Tensor, groups: int) 
     return product(rows, filters, region, groups)
 
 
-@torch.library.custom_op("mmlearnconv::region_product_backward", mutates_args=())
-def _region_product_backward(
-    grad: Tensor, rows: Tensor, filters: Tensor, region: Tensor, groups: int
-) -> tuple[Tensor, Tensor]:
-    order, counts = _order(region, len(filters))
-    grad_rows, grad_filters = torch.empty_like(rows), torch.zeros_like(filters)
-    for t, places in enumerate(order.split(counts)):
-        if len(places):
-            seen = grad.index_select(0, places), rows.index_select(0, places)
-            of_rows, grad_filters[t] = _grouped_product_backward(*seen, filters[t], groups)
-            grad_rows.index_copy_(0, places, of_rows)
-    return grad_rows, grad_filters
+_region_product_backward = torch.library.custom_op(
+    "mmlearnconv::region_product_backward", _product_of_regions_backward, mutates_args=()
+)
 
 
 def _region_product_context(ctx, inputs, output) -> None:
@@ -256,9 +327,13 @@ def _factorised(
     region = guide.max(1).indices.flatten()
     geometry = guide.shape[2:], stride, padding, dilation
     output = x.new_empty(len(region), value.shape[1])
-    for t, places, features, _ in _feature_tiles(x, pattern, region, geometry):
-        product = _grouped_product(_by_group(features, groups), matrices[t], groups)
-        output.index_copy_(0, places, product.to(output.dtype))
+    for tile in _feature_tiles(x, pattern, region, geometry):
+        rows = _by_group(tile.features, groups)
+        if isinstance(tile.region, int):
+            product = _grouped_product(rows, matrices[tile.region], groups)
+        else:
+            product = _product_of_regions(rows, matrices, tile.region, groups)
+        output.index_copy_(0, tile.places, product.to(output.dtype))
     output = output.view(len(input), guide.shape[2:].numel(), value.shape[1])
     return _as_map(output, guide.shape[2:], input).to(input.dtype)
 
@@ -282,14 +357,20 @@ def _factorised_backward(
     grad = grad.to(x.dtype).permute(0, 2, 3, 1).flatten(0, 2)
     grad_x, grad_shares = torch.zeros_like(x), torch.zeros_like(shares)
     grad_matrices = torch.zeros_like(matrices)
-    for t, places, features, sampling in _feature_tiles(x, shares, region, geometry):
-        rows = _by_group(features, groups)
-        of_rows, of_matrix = _grouped_product_backward(
-            grad.index_select(0, places), rows, matrices[t], groups
+    for tile in _feature_tiles(x, shares, region, geometry):
+        seen = grad.index_select(0, tile.places), _by_group(tile.features, groups)
+        if isinstance(tile.region, int):
+            of_rows, of_matrix = _grouped_product_backward(*seen, matrices[tile.region], groups)
+            grad_matrices[tile.region] += of_matrix
+        else:
+            of_rows, of_matrices = _product_of_regions_backward(
+                *seen, matrices, tile.region, groups
+            )
+            grad_matrices += of_matrices
+        of_features = _from_group(of_rows, tile.features, groups)
+        torch.ops.mmlearnconv.drconv_features_backward(
+            of_features, *tile.sampling, grad_x, grad_shares
         )
-        grad_matrices[t] += of_matrix
-        of_features = _from_group(of_rows, features, groups)
-        torch.ops.mmlearnconv.drconv_features_backward(of_features, *sampling, grad_x, grad_shares)
     inner = _inner_products(grad, x, shares, value, offset, geometry, groups)
     inner = inner.view(len(x), *guide.shape[2:], len(value)).permute(0, 3, 1, 2)
     grad_value, grad_offset = grad_matrices.unflatten(2, (2, -1)).unbind(2)
@@ -311,24 +392,34 @@ def _computed(
     return x, pattern.to(dtype).contiguous(), torch.cat([value, offset], 2).to(dtype)
 
 
+class _Tile(NamedTuple):
+    """Some locations, sorted by region."""
+
+    region: int | Tensor  # of all of them, or of each
+    places: Tensor  # which they are
+    features: Tensor  # (places, 2, C), in room that the next tile takes over
+    sampling: tuple  # what the features are made from
+
+
 def _feature_tiles(
     x: Tensor, pattern: Tensor, region: Tensor, geometry: Sequence
-) -> Iterator[tuple[int, Tensor, Tensor, tuple]]:
-    """Regions, some of their locations, the features of these, and what they are made from.
-
-    Features are ``(places, 2, C)``, in room that the next ones take over.
-    """
-    order, counts = _order(region, pattern.shape[1])
-    most = max(1, min(max(counts, default=1), _TILE // max(1, 2 * x.shape[1])))
+) -> Iterator[_Tile]:
+    """All locations' features, as many at a time as are worth it."""
+    on_host = _counts_on_host(x)
+    if on_host:
+        order, counts = _order(region, pattern.shape[1])
+    else:
+        order, counts = region.argsort(stable=True), [len(region)]
+    most = max(1, min(max(counts, default=1), _tile(x, 2 * x.shape[1])))
     room = x.new_empty(most, 2, x.shape[1])
     first = 0
     for t, count in enumerate(counts):
         for begin in range(first, first + count, most):
             end = min(begin + most, first + count)
-            features = room[: end - begin]
+            features, places = room[: end - begin], order[begin:end]
             sampling = x, pattern, region, order, *geometry, begin, end
             torch.ops.mmlearnconv.drconv_features(*sampling, features)
-            yield t, order[begin:end], features, sampling
+            yield _Tile(t if on_host else region[places], places, features, sampling)
         first += count
 
 
@@ -355,7 +446,7 @@ def _inner_products(
     both = torch.stack([value, offset]).to(x.dtype).unflatten(2, (groups, -1))
     both = both.permute(2, 0, 1, 4, 3)
     inner = grad.new_empty(len(grad), len(value))
-    step = max(1, _TILE // max(1, 2 * len(value) * x.shape[1]))
+    step = _tile(x, 2 * len(value) * x.shape[1])
     for begin in range(0, len(grad), step):
         places = slice(begin, min(begin + step, len(grad)))
         products = _grouped_product(grad[places], both.flatten(1, 3).flatten(0, 1), groups)

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 
-from mmlearnconv.ops import drconv2d, drconv2d_factorised, reference
+from mmlearnconv.ops import drconv, drconv2d, drconv2d_factorised, reference
 from mmlearnconv.ops.drconv import _factorised, _region_product_operator
 from mmlearnconv.ops.reference import conv_output_size
 from tests.ops.sweep import assert_equals_definition, both_formats, built, geometries
@@ -37,6 +38,12 @@ def tensors_of(case):
     return [t.double() for t in tensors]
 
 
+@pytest.fixture(params=["counts", "blocks"])
+def grouping(request, monkeypatch):
+    """Locations grouped as on the host, or as on a GPU."""
+    monkeypatch.setattr(drconv, "_counts_on_host", lambda _: request.param == "counts")
+
+
 def definition_of(case):
     def definition(x, guide, pattern, value, offset):
         filters = value[..., None, None] * pattern[:, :, None, None] + offset[..., None, None]
@@ -47,7 +54,7 @@ def definition_of(case):
 
 @pytest.mark.parametrize("case", list(cases(40)), ids=str)
 @both_formats
-def test_factorised_equals_its_definition(case, memory_format):
+def test_factorised_equals_its_definition(case, memory_format, grouping):
     def ours(*tensors):
         return drconv2d_factorised(*tensors, *case["geometry"], case["groups"])
 
@@ -56,7 +63,7 @@ def test_factorised_equals_its_definition(case, memory_format):
 
 @pytest.mark.parametrize("case", list(cases(20)), ids=str)
 @both_formats
-def test_any_filters_equal_their_definition(case, memory_format):
+def test_any_filters_equal_their_definition(case, memory_format, grouping):
     x, guide, *_ = tensors_of(case)
     shape = case["regions"], case["out"], x.shape[1] // case["groups"], *case["size"]
     filters = torch.randn(len(x), *shape, dtype=torch.double)
@@ -143,3 +150,29 @@ def test_wrong_arguments_are_named():
     ):
         with pytest.raises(RuntimeError, match=message):
             features(**change)
+
+
+def test_nothing_on_a_gpu_waits_for_it():
+    # Tensors without data refuse to be read.
+    with FakeTensorMode():
+        x, guide, _, value, _ = (t.to("meta") for t in tensors_of(CASE))
+        places = guide.shape[0] * guide.shape[2:].numel()
+        region = torch.zeros(places, dtype=torch.long, device="meta")
+        rows, grad = x.new_empty(places, x.shape[1]), x.new_empty(places, CASE["out"])
+        product = drconv._product_of_regions(rows, value, region, CASE["groups"])
+        drconv._product_of_regions_backward(grad, rows, value, region, CASE["groups"])
+        assert product.shape == grad.shape
+        with pytest.raises(DynamicOutputShapeException):
+            drconv._order(region, CASE["regions"])
+
+
+@built
+def test_nothing_in_tiles_on_a_gpu_waits_for_it():
+    with FakeTensorMode():
+        x, guide, pattern, value, offset = (t.to("meta") for t in tensors_of(CASE))
+        region = guide.max(1).indices.flatten()
+        geometry = guide.shape[2:], *CASE["geometry"]
+        (tile,) = drconv._feature_tiles(x, pattern, region, geometry)
+        assert tile.region.shape == tile.places.shape == region.shape
+        grad = x.new_empty(len(region), CASE["out"])
+        drconv._inner_products(grad, x, pattern, value, offset, geometry, CASE["groups"])
