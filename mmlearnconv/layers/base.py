@@ -3,8 +3,9 @@
 import inspect
 import logging
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from numbers import Integral
 from typing import Any
 
@@ -135,6 +136,26 @@ class LearnableConv(nn.Module):
     def reset_parameters(self) -> None:
         """Draw the parameters anew."""
         raise NotImplementedError
+
+    def multiply_adds(
+        self, input_size: Sequence[int], output_size: Sequence[int]
+    ) -> dict[str, int]:
+        """Multiply-adds for one image, as the layer's paper counts them.
+
+        Args:
+            input_size: of the map, ``(H, W)``.
+            output_size: ``(H', W')``.
+
+        Returns:
+            dict: by part; ``'convolution'`` is what a plain convolution has too, with the kernel
+            that is used. Work on the weights alone, which folding does once, is not in it.
+        """
+        return dict(convolution=prod(output_size) * self.out_channels * self.taps_per_output)
+
+    @property
+    def taps_per_output(self) -> int:
+        """Numbers that one output sums: input channels of a group times taps of the kernel used."""
+        return self.in_channels // self.groups * prod(self.kernel_size)
 
     def clamp_parameters(self) -> None:
         """Bring parameters back into their bounds; called after every optimizer step."""

@@ -5,6 +5,7 @@ NeurIPS 2019. https://arxiv.org/abs/1904.04971
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -96,6 +97,13 @@ class CondConv2d(LearnableConv2d):
         self.routing_weight.zero_()
         self.routing_bias.zero_()
         return [(self, relative_error(self.weight.mean(0) * self.num_experts / 2, weight))]
+
+    def multiply_adds(
+        self, input_size: Sequence[int], output_size: Sequence[int]
+    ) -> dict[str, int]:
+        """The experts' shares, and their sum by these."""
+        parts = super().multiply_adds(input_size, output_size)
+        return parts | dict(generator=self.routing_weight.numel() + self.weight.numel())
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve ``(N, in_channels, H, W)`` to ``nn.Conv2d``'s ``(N, out_channels, H', W')``."""

@@ -204,6 +204,12 @@ class DCLSConv(LearnableConv):
             at_edge |= (along <= -(cells // 2)) | (along >= (cells - 1) // 2)
         return at_edge.float().mean()
 
+    @property
+    def taps_per_output(self) -> int:
+        """Every cell of the constructed kernel is multiplied."""
+        window = math.prod(self._dense_size) * math.prod(self.dilated_kernel_size)
+        return self.in_channels // self.groups * window
+
     def dense_kernel(self) -> Tensor:
         """The constructed kernel, ``(out, in / groups, *window)``."""
         positions = self.position_owner.positions

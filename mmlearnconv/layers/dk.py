@@ -5,6 +5,7 @@ ICLR 2020. https://arxiv.org/abs/1910.02940
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -148,6 +149,30 @@ class DeformableKernelConv2d(LearnableConv2d):
         """(taps, cells) along an axis at zero offsets."""
         k, s = self.kernel_size[axis], self.scope[axis]
         return linear_coefficients(torch.arange(k, dtype=torch.double) + (s - k) / 2, s)
+
+    @property
+    def taps_per_output(self) -> int:
+        """Dense and local, the whole kernel space is multiplied, by the resampled input."""
+        if self.mode == "local" and self.in_channels > self.groups:
+            return self.in_channels // self.groups * math.prod(self.scope)
+        return super().taps_per_output
+
+    def multiply_adds(
+        self, input_size: Sequence[int], output_size: Sequence[int]
+    ) -> dict[str, int]:
+        """The paper's figures have two multiply-adds for a resampled number."""
+        places, taps = math.prod(output_size), math.prod(self.kernel_size)
+        parts = super().multiply_adds(input_size, output_size)
+        if self.mode == "local":
+            generator, sampled = self.offset_weight.numel() * places, self.in_channels * places
+        else:
+            generator, sampled = self.offset_weight.numel(), math.prod(self.plain_shape[:2])
+        if self.data_offset:
+            generator += self.data_offset_weight.numel() * places
+            sampled += self.in_channels * places
+        if self.num_experts is not None:
+            generator += self.routing_weight.numel() + self.weight.numel()
+        return parts | dict(generator=generator, sampling=2 * taps * sampled)
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve ``(N, in_channels, H, W)`` to ``nn.Conv2d``'s ``(N, out_channels, H', W')``."""

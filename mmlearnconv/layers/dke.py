@@ -5,6 +5,7 @@ https://arxiv.org/abs/1703.09076
 """
 
 import math
+from collections.abc import Sequence
 from itertools import product
 
 import torch
@@ -217,6 +218,20 @@ class DKEConv2d(LearnableConv2d):
         if self.attention:
             raise ValueError("DKEConv2d: with attention the kernel depends on the input")
         return self._static_kernel()
+
+    @property
+    def taps_per_output(self) -> int:
+        return self.weight[0].numel()
+
+    def multiply_adds(
+        self, input_size: Sequence[int], output_size: Sequence[int]
+    ) -> dict[str, int]:
+        """A position reads the cells in its radius, as many as the disc's area on average."""
+        cells = 4 if self.interpolation == "bilinear" else round(math.pi * self.radius**2)
+        sampled = self.in_channels * self.points * math.prod(output_size)
+        parts = super().multiply_adds(input_size, output_size) | dict(sampling=cells * sampled)
+        # The scores, and their product with what was sampled.
+        return parts | dict(attention=2 * sampled) if self.attention else parts
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve ``(N, in_channels, H, W)`` to ``nn.Conv2d``'s ``(N, out_channels, H', W')``."""

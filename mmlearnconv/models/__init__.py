@@ -1,6 +1,20 @@
 """Backbones and necks of the papers that mmdet and mmseg lack."""
 
+from .alexnet import AlexNet
 from .convnext import ConvNeXt
 from .fpn import LearnableFPN
+from .mobilenet_v1 import MobileNetV1
+from .resnet_dw import ResNetDW
+from .shufflenet_v2 import DetNASNet, ShuffleNetV2
+from .two_branch import TwoBranchNet
 
-__all__ = ["ConvNeXt", "LearnableFPN"]
+__all__ = [
+    "AlexNet",
+    "ConvNeXt",
+    "DetNASNet",
+    "LearnableFPN",
+    "MobileNetV1",
+    "ResNetDW",
+    "ShuffleNetV2",
+    "TwoBranchNet",
+]

@@ -5,7 +5,6 @@ With DCLS: Khalfaoui-Hassani et al., ICLR 2023. https://arxiv.org/abs/2112.03740
 """
 
 from collections.abc import Sequence
-from itertools import chain
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..layers import DCLSConv2d
 from ..registry import MODELS
+from .base import Backbone
 
 ARCHITECTURES = {
     "tiny": dict(depths=(3, 3, 9, 3), channels=(96, 192, 384, 768)),
@@ -156,7 +156,7 @@ class ConvNeXtBlock(BaseModule):
 
 
 @MODELS.register_module()
-class ConvNeXt(BaseModule):
+class ConvNeXt(Backbone):
     """ConvNeXt backbone, with mmpretrain's parameter names, for mmdet and mmseg.
 
     Args:
@@ -192,9 +192,6 @@ class ConvNeXt(BaseModule):
         with_cp: bool = False,
         init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
     ) -> None:
-        super().__init__(
-            init_cfg or dict(type="TruncNormal", layer=["Conv2d", "Linear"], std=0.02, bias=0.0)
-        )
         if isinstance(arch, str):
             if arch not in ARCHITECTURES:
                 raise ValueError(f"arch: {arch!r}; allowed are {sorted(ARCHITECTURES)} or a dict")
@@ -204,13 +201,13 @@ class ConvNeXt(BaseModule):
         depths, channels = arch["depths"], arch["channels"]
         if len(depths) != len(channels):
             raise ValueError(f"arch: depths {depths} and channels {channels} differ in length")
-        stages = range(len(depths))
-        if not out_indices or any(i not in stages for i in out_indices):
-            raise ValueError(f"out_indices: {out_indices}; allowed are {list(stages)}")
-        if not -1 <= frozen_stages <= len(depths):
-            raise ValueError(f"frozen_stages: {frozen_stages}; allowed are -1 to {len(depths)}")
-        self.out_indices = tuple(out_indices)
-        self.frozen_stages = frozen_stages
+        super().__init__(
+            len(depths),
+            out_indices,
+            frozen_stages,
+            False,
+            init_cfg or dict(type="TruncNormal", layer=["Conv2d", "Linear"], std=0.02, bias=0.0),
+        )
 
         rates = iter(torch.linspace(0, drop_path_rate, sum(depths)).tolist())
         self.downsample_layers = ModuleList()
@@ -236,7 +233,7 @@ class ConvNeXt(BaseModule):
                     block.depthwise_conv.share_positions(blocks[0].depthwise_conv)
             if i in self.out_indices:
                 self.add_module(f"norm{i}", LayerNorm2d(width, eps=1e-6))
-        self._freeze_stages()
+        self.freeze()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(N, in_channels, H, W) to one (N, C_i, H / 2^(i+2), W / 2^(i+2)) an output stage."""
@@ -248,11 +245,10 @@ class ConvNeXt(BaseModule):
                 outputs.append(getattr(self, f"norm{i}")(x).contiguous())
         return tuple(outputs)
 
-    def train(self, mode: bool = True) -> "ConvNeXt":
-        """``nn.Module.train``, which leaves frozen stages in evaluation mode."""
-        super().train(mode)
-        self._freeze_stages()
-        return self
+    def stem_and_stages(self) -> list[list[nn.Module]]:
+        """The patch convolution; then each stage with what halves the map before it."""
+        first, *rest = zip(self.downsample_layers, self.stages, strict=True)
+        return [[first[0]], [first[1]], *map(list, rest)]
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
         # In place: the children are given this dictionary.
@@ -263,13 +259,3 @@ class ConvNeXt(BaseModule):
                 if name is not None:
                     state_dict[prefix + name] = value
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-    def _freeze_stages(self) -> None:
-        if self.frozen_stages < 0:
-            return
-        frozen = chain(
-            self.downsample_layers[: max(self.frozen_stages, 1)], self.stages[: self.frozen_stages]
-        )
-        for module in frozen:
-            module.eval()
-            module.requires_grad_(False)

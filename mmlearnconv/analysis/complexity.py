@@ -1,0 +1,219 @@
+"""Parameters and multiply-adds of networks, the operators' own work apart."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import torch
+from mmcv.ops import DeformConv2d, ModulatedDeformConv2d
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..layers import LearnableConv
+from ..ops.reference import conv_output_size
+
+# What every detector's head is counted with.
+PROPOSALS = 1000
+MASKS = 100
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """What a network costs.
+
+    Args:
+        parameters: their number, shared ones once.
+        network: multiply-adds of everything but learnable convolutions: PyTorch's convolutions and
+            matrix products.
+        layers: multiply-adds of each learnable convolution by part, by its name.
+        elementwise: operations of norms (two a number), ReLUs and pooling, not in the rest. The
+            counter with which detectors' published figures were made adds them.
+    """
+
+    parameters: int
+    network: int
+    layers: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    elementwise: int = 0
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """Multiply-adds by part: ``network``, ``convolution``, ``guide``, ``sampling``, ..."""
+        parts = dict(network=self.network)
+        for layer in self.layers.values():
+            for name, count in layer.items():
+                parts[name] = parts.get(name, 0) + count
+        return {name: count for name, count in parts.items() if count}
+
+    @property
+    def multiply_adds(self) -> int:
+        """All of them."""
+        return sum(self.parts.values())
+
+
+def count_complexity(model: nn.Module, size: Sequence[int]) -> Complexity:
+    """Count parameters and multiply-adds of a network for one image.
+
+    PyTorch's convolutions and matrix products count by their shapes; norms, activations, pooling
+    and interpolation, which the papers leave out, do not. A learnable convolution counts as its
+    paper counts (:meth:`~mmlearnconv.layers.LearnableConv.multiply_adds`), whatever its kernels do.
+    Of a detector with proposals 1000 pass the box head, at each stage, and 100 the mask head, as in
+    published figures. Nothing is computed where shapes suffice; a model with operations that have
+    no form without data runs once, on the CPU.
+
+    Args:
+        model: any network of images, a detector or a segmentor of OpenMMLab's.
+        size: height and width of the image, in pixels.
+
+    Returns:
+        Complexity: the counts.
+
+    Raises:
+        ValueError: ``size`` is not two positive integers.
+    """
+    if len(size) != 2 or any(not isinstance(n, int) or n < 1 for n in size):
+        raise ValueError(f"size: {size!r}; must be height and width in pixels")
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    twin = copy.deepcopy(model).eval()
+    try:
+        return _count(twin.to("meta"), size, parameters)
+    except (NotImplementedError, RuntimeError):
+        return _count(copy.deepcopy(model).cpu().eval(), size, parameters)
+
+
+def _count(model: nn.Module, size: Sequence[int], parameters: int) -> Complexity:
+    layers: dict[str, dict[str, int]] = {}
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), _stand_ins(model, layers), _elementwise(model) as elementwise, counter:
+        _forward(model, torch.zeros(1, 3, *size, device=next(model.parameters()).device))
+    # To PyTorch's counter a multiply-add is two operations.
+    return Complexity(parameters, counter.get_total_flops() // 2, layers, sum(elementwise))
+
+
+@contextmanager
+def _elementwise(model: nn.Module) -> Iterator[list[int]]:
+    """Operations of the modules that mmcv's counter adds to those that multiply."""
+    counts: list[int] = []
+
+    def count(module: nn.Module, args: tuple[Tensor, ...], _: Tensor) -> None:
+        affine = getattr(module, "affine", getattr(module, "elementwise_affine", False))
+        counts.append(args[0].numel() * (2 if affine else 1))
+
+    hooks = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, _ELEMENTWISE)]
+    try:
+        yield counts
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def _stand_ins(model: nn.Module, layers: dict[str, dict[str, int]]) -> Iterator[None]:
+    """Layers that give maps of the right shape, and count what they would have done."""
+    replaced = []
+    for name, module in model.named_modules():
+        for kind, count in _COUNTS.items():
+            if isinstance(module, kind):
+                module.forward = _stand_in(module, count, layers.setdefault(name, {}))
+                replaced.append(module)
+                break
+    try:
+        yield
+    finally:
+        for module in replaced:
+            del module.forward
+
+
+def _stand_in(
+    module: nn.Module, count: Callable[..., dict[str, int]], parts: dict[str, int]
+) -> Callable[..., Tensor]:
+    def forward(input: Tensor, *_: Any) -> Tensor:
+        size = _output_size(module, input.shape[2:])
+        for name, number in count(module, tuple(input.shape[2:]), size).items():
+            # A layer that several maps share, in a head for one, works for each.
+            parts[name] = parts.get(name, 0) + number * len(input)
+        return input.new_zeros(len(input), module.out_channels, *size)
+
+    return forward
+
+
+def _output_size(module: nn.Module, size: Sequence[int]) -> tuple[int, ...]:
+    """What ``nn.Conv2d`` with the layer's arguments gives."""
+    padding = module.padding
+    if isinstance(padding, str):
+        reach = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
+        size = [n + r * (padding == "same") for n, r in zip(size, reach, strict=True)]
+        padding = (0,) * len(reach)
+    return conv_output_size(size, module.kernel_size, module.stride, padding, module.dilation)
+
+
+def _deformable(conv: nn.Module, _: Sequence[int], size: Sequence[int]) -> dict[str, int]:
+    """Of mmcv's deformable convolutions, as those of DK: two for a sampled number."""
+    places, taps = prod(size), prod(conv.kernel_size)
+    offsets = getattr(conv, "conv_offset", None)
+    return dict(
+        convolution=places * conv.weight.numel(),
+        generator=0 if offsets is None else places * offsets.weight.numel(),
+        sampling=2 * places * taps * conv.in_channels,
+    )
+
+
+_COUNTS = {
+    LearnableConv: lambda layer, *sizes: layer.multiply_adds(*sizes),
+    DeformConv2d: _deformable,
+    ModulatedDeformConv2d: _deformable,
+}
+_ELEMENTWISE = (
+    _NormBase,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.ReLU,
+    nn.ReLU6,
+    nn.LeakyReLU,
+    nn.MaxPool2d,
+    nn.AvgPool2d,
+    nn.AdaptiveAvgPool2d,
+)
+
+
+def _forward(model: nn.Module, images: Tensor) -> None:
+    if hasattr(model, "rpn_head") and hasattr(model, "roi_head"):
+        maps = model.extract_feat(images)
+        model.rpn_head(maps)
+        _heads(model.roi_head, maps[0])
+    elif hasattr(model, "data_preprocessor"):
+        model(images, _samples(images), mode="tensor")
+    else:
+        model(images)
+
+
+def _heads(roi_head: nn.Module, map: Tensor) -> None:
+    """Box and mask heads, on as many regions as published figures have."""
+    kinds = [("bbox", PROPOSALS), ("mask", MASKS)]
+    for kind, count in kinds:
+        heads = getattr(roi_head, f"{kind}_head", None)
+        if heads is None:
+            continue
+        extractors = getattr(roi_head, f"{kind}_roi_extractor", None) or roi_head.bbox_roi_extractor
+        if not isinstance(heads, nn.ModuleList):
+            heads, extractors = [heads], [extractors]
+        for head, extractor in zip(heads, extractors, strict=True):
+            size = extractor.roi_layers[0].output_size
+            regions = map.new_zeros(count, extractor.out_channels, *size)
+            if roi_head.with_shared_head:
+                regions = roi_head.shared_head(regions)
+            head(regions)
+
+
+def _samples(images: Tensor) -> list[Any]:
+    from mmengine.structures import BaseDataElement
+
+    size = tuple(images.shape[2:])
+    return [
+        BaseDataElement(
+            metainfo=dict(img_shape=size, ori_shape=size, pad_shape=size, batch_input_shape=size)
+        )
+    ]
