@@ -1,9 +1,7 @@
 """RetinaNet with DRConv in its ResNet-50: `conv_cfg` on top of mmdet's own config.
 
-Nothing is downloaded. Weights: --cfg-options model.backbone.init_cfg.type=Pretrained
-model.backbone.init_cfg.checkpoint=torchvision://resnet50, or a file; plain ones load.
+Plain weights load, as `retinanet_r50.py` says.
 """
 
-_base_ = "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py"
-custom_imports = dict(imports=["mmlearnconv"], allow_failed_imports=False)
-model = dict(backbone=dict(conv_cfg=dict(type="DRConv"), init_cfg=dict(_delete_=True)))
+_base_ = "./retinanet_r50.py"
+model = dict(backbone=dict(conv_cfg=dict(type="DRConv")))

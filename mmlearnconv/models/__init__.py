@@ -6,7 +6,7 @@ from .fpn import LearnableFPN
 from .mobilenet_v1 import MobileNetV1
 from .resnet_dw import ResNetDW
 from .shufflenet_v2 import DetNASNet, ShuffleNetV2
-from .two_branch import TwoBranchNet
+from .two_branch import TwoBranchHead, TwoBranchNet
 
 __all__ = [
     "AlexNet",
@@ -16,5 +16,6 @@ __all__ = [
     "MobileNetV1",
     "ResNetDW",
     "ShuffleNetV2",
+    "TwoBranchHead",
     "TwoBranchNet",
 ]

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mmcv.cnn import ConvModule
-from mmengine.model import Sequential
+from mmengine.model import BaseModule, Sequential
 from torch import Tensor, nn
 
 from ..registry import MODELS
@@ -86,3 +86,27 @@ class TwoBranchNet(Backbone):
         x = self.trunk(x)
         maps = {i: getattr(self, f"branch{i + 1}")(x) for i in set(self.out_indices)}
         return tuple(maps[i] for i in self.out_indices)
+
+
+@MODELS.register_module()
+def TwoBranchHead(**ssd: Any) -> BaseModule:  # noqa: N802
+    """mmdet's ``SSDHead``, which has convolutions of its own for every map.
+
+    mmdet 3.3 to 3.5 ask each head for the ``loss_cls`` that this one has not, and cannot predict.
+
+    Args:
+        **ssd: ``SSDHead``'s own arguments.
+
+    Returns:
+        BaseModule: mmdet's ``SSDHead``.
+
+    Raises:
+        ImportError: mmdet is not installed.
+    """
+    try:
+        from mmdet.models.dense_heads import SSDHead
+    except ImportError as error:
+        raise ImportError("TwoBranchHead needs mmdet: pip install 'mmlearnconv[det]'") from error
+    head = SSDHead(**ssd)
+    head.loss_cls = None
+    return head

@@ -170,7 +170,8 @@ def SwapConv(  # noqa: N802
 
     Args:
         target: the model's type, which the inherited config had for ``type``.
-        swaps: arguments of :class:`SwapRule`, rule by rule. Plain checkpoints load.
+        swaps: arguments of :class:`SwapRule`, rule by rule. Plain checkpoints load. The paper's
+            rival ``dict(type='DCN')`` of mmcv may be put in, too.
         fold: whether to fold the model after: plain convolutions of the folded kernels' sizes, for
             checkpoints of ``tools/fold.py``; or what ``fold_convs`` takes as ``taps``. Default:
             ``False``.
@@ -196,23 +197,25 @@ def _swap(model: nn.Module, swaps: Sequence[Any], same_function: bool) -> None:
         first: dict[Any, DCLSConv] = {}
         for name, conv in chosen:
             try:
-                layer = _like(conv, rule.conv)
+                layer = _like(conv, rule.conv, others=not same_function)
                 if rule.share_positions:
                     _share(layer, first)
             except (TypeError, ValueError) as error:
                 raise type(error)(_cannot(rule, name, conv, error)) from error
             plan[conv] = (name, rule, layer)
-        if not any(isinstance(plan[conv][2], LearnableConv) for _, conv in chosen):
+        if all(type(plan[conv][2]) in _PLAIN for _, conv in chosen):
             raise ValueError(
                 f"swaps[{number}]: {rule.operator} leaves kernels of size 1 plain, and {rule} "
                 f"matches no others: {', '.join(name for name, _ in chosen)}"
             )
-    plan = {c: entry for c, entry in plan.items() if isinstance(entry[2], LearnableConv)}
+    plan = {c: entry for c, entry in plan.items() if type(entry[2]) not in _PLAIN}
     load = begin_plain_load()
     for conv, (name, rule, layer) in plan.items():
         try:
             if same_function:
                 load.add(layer, conv.weight)
+            elif not isinstance(layer, LearnableConv):
+                layer.weight.data.copy_(conv.weight)
             else:
                 layer.init_from_plain(conv.weight)
         except ValueError as error:
@@ -277,8 +280,11 @@ def _refuse_more_than_plain(conv: nn.Module) -> None:
         raise TypeError("it has hooks that change what it computes; remove them first")
 
 
-def _like(conv: nn.Module, cfg: dict[str, Any]) -> nn.Module:
-    """The layer with a plain convolution's geometry and bias, its kernel not yet set."""
+def _like(conv: nn.Module, cfg: dict[str, Any], others: bool = False) -> nn.Module:
+    """The layer with a plain convolution's geometry and bias, its kernel not yet set.
+
+    ``others``: also mmcv's deformable convolutions and their like, which hold the plain kernel.
+    """
     _refuse_more_than_plain(conv)
     arguments = dict(
         in_channels=conv.in_channels,
@@ -289,14 +295,15 @@ def _like(conv: nn.Module, cfg: dict[str, Any]) -> nn.Module:
         dilation=conv.dilation,
         groups=conv.groups,
         bias=conv.bias is not None,
-        padding_mode=conv.padding_mode,
     )
+    if conv.padding_mode != "zeros":
+        arguments["padding_mode"] = conv.padding_mode
     layer = build_conv_layer(cfg, **arguments)
     if isinstance(layer, LearnableConv):
         options = layer.swap_options()
         if not options.keys() <= cfg.keys():
             layer = build_conv_layer(options | cfg, **arguments)
-    elif type(layer) not in _PLAIN:
+    elif type(layer) not in _PLAIN and not (others and layer.weight.shape == conv.weight.shape):
         raise ValueError(f"{cfg['type']!r} builds a {type(layer).__name__}, no learnable one")
     layer.to(device=conv.weight.device, dtype=conv.weight.dtype).train(conv.training)
     layer.requires_grad_(conv.weight.requires_grad)

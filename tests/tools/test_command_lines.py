@@ -116,30 +116,33 @@ SMALL_IMAGES = [
     "train_dataloader.dataset.pipeline.2.scale=(320,192)",
     "val_dataloader.dataset.pipeline.1.scale=(320,192)",
 ]
+ONE_EPOCH = ["train_cfg.max_epochs=1"]
+TWO_ITERATIONS = ["train_cfg.max_iters=2", "train_cfg.val_interval=2"]
 
 
 @pytest.mark.parametrize(
     ("detector", "options"),
     [
-        ("mask_rcnn_dcls_convnext_t", []),
-        ("cascade_mask_rcnn_dcls_convnext_t", []),
-        ("mask_rcnn_drconv_fpn_r50", SMALL_IMAGES),
-        ("retinanet_drconv_r50", SMALL_IMAGES),
-        ("faster_rcnn_dk_mobilenetv2", SMALL_IMAGES),
-        ("faster_rcnn_dke_r50_fpn", SMALL_IMAGES),
+        ("mask_rcnn_dcls_convnext_t", ONE_EPOCH),
+        ("cascade_mask_rcnn_dcls_convnext_t", ONE_EPOCH),
+        ("mask_rcnn_drconv_fpn_r50", [*TWO_ITERATIONS, *SMALL_IMAGES]),
+        ("retinanet_drconv_r50", [*ONE_EPOCH, *SMALL_IMAGES]),
+        ("faster_rcnn_dk_local_mobilenetv2", [*ONE_EPOCH, *SMALL_IMAGES]),
+        ("faster_rcnn_dke_r50_fpn", [*ONE_EPOCH, *SMALL_IMAGES]),
+        ("ssd_dke_two_branch", [*ONE_EPOCH, *SMALL_IMAGES]),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_detectors_train_and_test_on_coco(detector, options, tiny_coco, tmp_path):
     run(
         *("tools/train.py", f"configs/{detector}.py", "--data-root", tiny_coco),
-        *("--work-dir", tmp_path, "--cfg-options", "train_cfg.max_epochs=1"),
-        *("train_dataloader.dataset.indices=2", "default_hooks.logger.interval=1"),
+        *("--work-dir", tmp_path, "--cfg-options", "train_dataloader.dataset.indices=2"),
+        *("default_hooks.logger.interval=1", "default_hooks.checkpoint.interval=1"),
         *(*FEW_IMAGES, *ONE_PROCESS, *options),
     )
     lines = scalars(tmp_path)
     assert all(torch.isfinite(torch.tensor(line["loss"])) for line in lines if "loss" in line)
-    assert (tmp_path / "epoch_1.pth").is_file()
+    assert list(tmp_path.glob("*_[12].pth"))
 
 
 def test_a_segmentor_trains_and_tests_on_ade20k(tiny_ade, tmp_path):

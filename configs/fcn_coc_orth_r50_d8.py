@@ -1,0 +1,16 @@
+"""FCN, ResNet-50-d8 with CoC and orthonormal kernels, PASCAL VOC 2012 (CoC, segmentation table).
+
+The paper's best setting for networks that are not light. Plain weights do not load: their kernels
+are not orthonormal; with conv_cfg=dict(type='CoC') they do. The first convolution has CoC alone:
+it has more outputs than there are orthonormal kernels of its size.
+"""
+
+_base_ = "./fcn_r50_d8.py"
+model = dict(
+    type="SwapConv",
+    target="EncoderDecoder",
+    swaps=[
+        dict(pattern="backbone.stem.0", conv=dict(type="CoC")),
+        dict(pattern="backbone.*", kernel_size=3, conv=dict(type="CoC", normalize="orthogonalize")),
+    ],
+)

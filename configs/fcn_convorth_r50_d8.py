@@ -1,0 +1,19 @@
+"""FCN, ResNet-50-d8 with orthonormal kernels, PASCAL VOC 2012 (CoC, segmentation table).
+
+Plain weights do not load: their kernels are not orthonormal. The first convolution is
+plain: it has more outputs than there are orthonormal kernels of its size.
+"""
+
+_base_ = "./fcn_r50_d8.py"
+model = dict(
+    type="SwapConv",
+    target="EncoderDecoder",
+    swaps=[
+        dict(
+            pattern="backbone.*",
+            kernel_size=3,
+            exclude="backbone.stem.0",
+            conv=dict(type="ConvOrth"),
+        )
+    ],
+)
