@@ -30,21 +30,14 @@ CHANNELS = {
 class _Layers:
     """Lists of layers of one network."""
 
-    def __init__(
-        self,
-        conv_cfg: dict[str, Any] | None,
-        pointwise_conv_cfg: dict[str, Any] | None,
-        norm_cfg: dict[str, Any] | None,
-    ) -> None:
+    def __init__(self, conv_cfg: dict[str, Any] | None, norm_cfg: dict[str, Any] | None) -> None:
         self.conv_cfg = conv_cfg
-        self.pointwise_conv_cfg = pointwise_conv_cfg or conv_cfg
         self.norm_cfg = norm_cfg or dict(type="BN")
 
     def conv(self, cin: int, cout: int, size: int, relu: bool = False, **kw: int) -> list:
         """Convolution and norm, and ReLU where asked for."""
-        cfg = self.pointwise_conv_cfg if size == 1 else self.conv_cfg
         conv = build_conv_layer(
-            cfg, cin, cout, kernel_size=size, padding=size // 2, bias=False, **kw
+            self.conv_cfg, cin, cout, kernel_size=size, padding=size // 2, bias=False, **kw
         )
         return [
             conv,
@@ -63,11 +56,18 @@ class ShuffleBlock(BaseModule):
         in_channels, out_channels: of the map.
         stride: 1 or 2.
         layers: how convolutions and norms are built.
+        pointwise: how the main branch's 1x1 are.
         share_guide: whether both 1x1 DRConv of a block of stride 1 choose by one guide.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, stride: int, layers: _Layers, share_guide: bool
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        layers: _Layers,
+        pointwise: _Layers,
+        share_guide: bool,
     ) -> None:
         super().__init__()
         self.stride = stride
@@ -77,18 +77,13 @@ class ShuffleBlock(BaseModule):
                 *layers.depthwise(in_channels, 3, stride), *layers.conv(in_channels, half, 1, True)
             )
         self.branch2 = nn.Sequential(
-            *layers.conv(in_channels if stride == 2 else half, half, 1, True),
+            *pointwise.conv(in_channels if stride == 2 else half, half, 1, True),
             *layers.depthwise(half, 3, stride),
-            *layers.conv(half, half, 1, True),
+            *pointwise.conv(half, half, 1, True),
         )
         self.guide = None
         if share_guide and stride == 1:
-            first = self.branch2[0]
-            if not isinstance(first, DRConv2d) or first.own_guide:
-                raise ValueError(
-                    "share_guide: True needs pointwise_conv_cfg=dict(type='DRConv', ...)"
-                )
-            self.guide = nn.Conv2d(half, first.regions, 1)
+            self.guide = nn.Conv2d(half, self.branch2[0].regions, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, in_channels, H, W)`` to ``(N, out_channels, H / stride, W / stride)``."""
@@ -122,7 +117,8 @@ class ShuffleNetV2(Backbone):
         frozen_stages: -1 none, 0 the stem, i the stem and the first i stages. Default: -1.
         norm_eval: whether no BatchNorm updates its statistics. Default: ``False``.
         conv_cfg: all convolutions. Default: plain.
-        pointwise_conv_cfg: the 1x1 convolutions. Default: ``conv_cfg``.
+        pointwise_conv_cfg: the two 1x1 convolutions of a block's main branch. Default:
+            ``conv_cfg``.
         share_guide: whether both 1x1 of a block of stride 1, as ``DRConv``, choose by one guide,
             which the block makes from its input. Default: ``False``.
         norm_cfg: norms. Default: ``dict(type='BN')``.
@@ -148,10 +144,13 @@ class ShuffleNetV2(Backbone):
         if widen_factor not in CHANNELS:
             raise ValueError(f"widen_factor: {widen_factor}; allowed are {list(CHANNELS)}")
         super().__init__(4, out_indices, frozen_stages, norm_eval, init_cfg)
-        layers = _Layers(conv_cfg, pointwise_conv_cfg, norm_cfg)
-        guided = layers
+        pointwise_conv_cfg = pointwise_conv_cfg or conv_cfg or {}
+        if share_guide and pointwise_conv_cfg.get("type") not in ("DRConv", "DRConv2d", DRConv2d):
+            raise ValueError("share_guide: True needs pointwise_conv_cfg=dict(type='DRConv', ...)")
+        layers, guided = _Layers(conv_cfg, norm_cfg), _Layers(pointwise_conv_cfg or None, norm_cfg)
+        sharing = guided
         if share_guide:
-            guided = _Layers(conv_cfg, (pointwise_conv_cfg or {}) | dict(own_guide=False), norm_cfg)
+            sharing = _Layers(pointwise_conv_cfg | dict(own_guide=False), norm_cfg)
         self.conv1 = Sequential(*layers.conv(in_channels, 24, 3, True, stride=2))
         self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
         *stages, last = CHANNELS[widen_factor]
@@ -160,9 +159,9 @@ class ShuffleNetV2(Backbone):
         for i, (width, depth) in enumerate(zip(stages, (4, 8, 4), strict=True)):
             if i > max(self.out_indices):
                 break
-            blocks = [ShuffleBlock(channels, width, 2, layers, share_guide)]
+            blocks = [ShuffleBlock(channels, width, 2, layers, guided, share_guide)]
             for _ in range(1, depth):
-                blocks.append(ShuffleBlock(width, width, 1, guided, share_guide))
+                blocks.append(ShuffleBlock(width, width, 1, layers, sharing, share_guide))
             self.add_module(f"stage{i + 2}", Sequential(*blocks))
             channels = width
         if 3 in self.out_indices:
@@ -260,7 +259,7 @@ class DetNASNet(Backbone):
         super().__init__(len(self.stages), out_indices, frozen_stages, norm_eval, init_cfg)
         if len(kinds) != 20 or any(kind not in range(4) for kind in kinds):
             raise ValueError(f"kinds: {kinds}; must be 20 of 0, 1, 2, 3")
-        layers, kinds = _Layers(conv_cfg, None, norm_cfg), iter(kinds)
+        layers, kinds = _Layers(conv_cfg, norm_cfg), iter(kinds)
         self.conv1 = Sequential(*layers.conv(in_channels, 16, 3, True, stride=2))
         channels = 16
         # No stage behind the last output: its parameters would get no gradient.

@@ -1,0 +1,51 @@
+"""Parameters and multiply-adds of a config's model, the operators' own work apart.
+
+python tools/get_flops.py CONFIG [--shape HEIGHT WIDTH] [--cfg-options KEY=VALUE ...]
+"""
+
+import argparse
+import sys
+
+from mmengine.config import Config, DictAction
+from mmengine.registry import MODELS, init_default_scope
+
+import mmlearnconv  # noqa: F401
+from mmlearnconv.analysis import count_complexity
+from mmlearnconv.analysis.paper_tables import SIZES
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("config", help="config file")
+    parser.add_argument(
+        "--shape",
+        type=int,
+        nargs=2,
+        metavar=("HEIGHT", "WIDTH"),
+        help="of the image; by default that of published figures: detectors 800 1280, "
+        "segmentors 512 2048",
+    )
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="as tools/train.py")
+    args = parser.parse_args()
+    try:
+        cfg = Config.fromfile(args.config)
+    except FileNotFoundError:
+        sys.exit(f"error: config {args.config} does not exist")
+    cfg.merge_from_dict(args.cfg_options or {})
+    scope = cfg.get("default_scope", "mmdet")
+    init_default_scope(scope)
+    size = tuple(args.shape or SIZES.get(scope, SIZES["mmdet"]))
+    try:
+        counts = count_complexity(MODELS.build(cfg.model), size)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    print(f"image {size[0]} x {size[1]}, one; a multiply-add is one operation")
+    print(f"{'parameters':24}{counts.parameters / 1e6:12.3f} M")
+    print(f"{'multiply-adds':24}{counts.multiply_adds / 1e9:12.3f} G")
+    for name, count in counts.parts.items():
+        print(f"  {name:22}{count / 1e9:12.3f} G")
+    print(f"{'norms, ReLUs, pooling':24}{counts.elementwise / 1e9:12.3f} G, not in the sum")
+
+
+if __name__ == "__main__":
+    main()
