@@ -49,6 +49,24 @@ def compiled() -> dict[str, Any]:
     return dict(ext_modules=[extension], cmdclass=dict(build_ext=cpp_extension.BuildExtension))
 
 
+def for_mim() -> list[str]:
+    """Configs, tools and index under ``mmlearnconv/.mim``, where mim looks for them."""
+    folder = root / package / ".mim"
+    folder.mkdir(exist_ok=True)
+    for name in ("configs", "tools", "model-index.yml"):
+        link = folder / name
+        if not link.exists():
+            link.unlink(missing_ok=True)
+            link.symlink_to(Path("..", "..", name))
+    patterns = ("model-index.yml", "configs/**/*.py", "configs/*.yml", "tools/*")
+    return [
+        path.relative_to(root / package).as_posix()
+        for pattern in patterns
+        for path in sorted(folder.glob(pattern))
+        if path.is_file()
+    ]
+
+
 setup(
     name="mmlearnconv",
     version=version,
@@ -58,6 +76,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["mmlearnconv", "mmlearnconv.*"]),
+    package_data={package: for_mim()},
     install_requires=["torch>=2.6", "numpy"],
     extras_require=families,
     zip_safe=False,
