@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from mmcv.ops import DeformConv2d, ModulatedDeformConv2d
+from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.flop_counter import FlopCounterMode
@@ -16,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..layers import LearnableConv
 from ..ops.reference import conv_output_size
 
-# What every detector's head is counted with.
+# Regions that heads are counted with.
 PROPOSALS = 1000
 MASKS = 100
 
@@ -60,9 +61,9 @@ def count_complexity(model: nn.Module, size: Sequence[int]) -> Complexity:
     PyTorch's convolutions and matrix products count by their shapes; norms, activations, pooling
     and interpolation, which the papers leave out, do not. A learnable convolution counts as its
     paper counts (:meth:`~mmlearnconv.layers.LearnableConv.multiply_adds`), whatever its kernels do.
-    Of a detector with proposals 1000 pass the box head, at each stage, and 100 the mask head, as in
-    published figures. Nothing is computed where shapes suffice; a model with operations that have
-    no form without data runs once, on the CPU.
+    Of Faster, Mask and Cascade R-CNN 1000 proposals pass the box head, at each stage, and 100 the
+    mask head, as in published figures. Nothing is computed where shapes suffice; a model with
+    operations that have no form without data runs once, on the CPU.
 
     Args:
         model: any network of images, a detector or a segmentor of OpenMMLab's.
@@ -72,7 +73,8 @@ def count_complexity(model: nn.Module, size: Sequence[int]) -> Complexity:
         Complexity: the counts.
 
     Raises:
-        ValueError: ``size`` is not two positive integers.
+        ValueError: ``size`` is not two positive integers, or the model does not run with an image
+            and nothing else.
     """
     if len(size) != 2 or any(not isinstance(n, int) or n < 1 for n in size):
         raise ValueError(f"size: {size!r}; must be height and width in pixels")
@@ -81,7 +83,11 @@ def count_complexity(model: nn.Module, size: Sequence[int]) -> Complexity:
     try:
         return _count(twin.to("meta"), size, parameters)
     except (NotImplementedError, RuntimeError):
+        pass
+    try:
         return _count(copy.deepcopy(model).cpu().eval(), size, parameters)
+    except Exception as error:
+        raise ValueError(f"{type(model).__name__} cannot be counted at {size}: {error}") from error
 
 
 def _count(model: nn.Module, size: Sequence[int], parameters: int) -> Complexity:
@@ -180,7 +186,7 @@ _ELEMENTWISE = (
 
 
 def _forward(model: nn.Module, images: Tensor) -> None:
-    if hasattr(model, "rpn_head") and hasattr(model, "roi_head"):
+    if type(getattr(model, "roi_head", None)).__name__ in ("StandardRoIHead", "CascadeRoIHead"):
         maps = model.extract_feat(images)
         model.rpn_head(maps)
         _heads(model.roi_head, maps[0])
@@ -192,8 +198,7 @@ def _forward(model: nn.Module, images: Tensor) -> None:
 
 def _heads(roi_head: nn.Module, map: Tensor) -> None:
     """Box and mask heads, on as many regions as published figures have."""
-    kinds = [("bbox", PROPOSALS), ("mask", MASKS)]
-    for kind, count in kinds:
+    for kind, count in (("bbox", PROPOSALS), ("mask", MASKS)):
         heads = getattr(roi_head, f"{kind}_head", None)
         if heads is None:
             continue
@@ -209,8 +214,6 @@ def _heads(roi_head: nn.Module, map: Tensor) -> None:
 
 
 def _samples(images: Tensor) -> list[Any]:
-    from mmengine.structures import BaseDataElement
-
     size = tuple(images.shape[2:])
     return [
         BaseDataElement(

@@ -148,6 +148,8 @@ class LearnableConvStatsHook(Hook):
 
     - ``positions_speed``: mean distance in cells that positions moved an iteration since they were
       last logged (of DCLS and DKE);
+    - ``positions_reach``: distance in cells that positions of DCLS and DKE have from the kernel's
+      centre, the mean: a 3x3 grid has 1.07;
     - ``positions_at_edge``: share of DCLS elements that lie on the window's edge on an axis: if it
       grows, enlarge the window;
     - ``regions_entropy``: entropy in bits of DRConv's regions over the locations of a batch, at
@@ -223,6 +225,7 @@ class LearnableConvStatsHook(Hook):
                 axis = 0 if isinstance(layer, DCLSConv) else -1
                 moved = (positions - self._places[positions]).norm(dim=axis).mean()
                 found.setdefault("positions_speed", []).append(moved / self.interval)
+                found.setdefault("positions_reach", []).append(positions.norm(dim=axis).mean())
                 if isinstance(layer, DCLSConv):
                     found.setdefault("positions_at_edge", []).append(layer.share_at_edge())
             if layer in self._regions:

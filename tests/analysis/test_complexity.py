@@ -122,6 +122,11 @@ def test_what_needs_data_is_run():
     assert count_complexity(NeedsData(), (4, 4)).multiply_adds == 6 * 16
 
 
+def test_what_does_not_run_is_named():
+    with pytest.raises(ValueError, match=r"Sequential cannot be counted at \(4, 4\): .*3 channels"):
+        count_complexity(nn.Sequential(nn.Conv2d(5, 2, 1)), (4, 4))
+
+
 def test_wrong_size_is_named():
     with pytest.raises(ValueError, match=r"size: \(0, 4\); must be height and width"):
         count_complexity(nn.Conv2d(3, 2, 1), (0, 4))

@@ -192,6 +192,8 @@ def test_speed_is_the_distance_an_iteration(tmp_path):
     assert line["positions_speed/stages.0"] == pytest.approx(
         torch.stack(moved).mean().item(), rel=1e-4
     )
+    reach = torch.stack([c.positions.square().sum(0).sqrt().mean() for c in layers]).mean()
+    assert line["positions_reach/stages.0"] == pytest.approx(reach.item(), rel=1e-4)
     assert 0 <= line["regions_entropy/head"] <= math.log2(4)
 
 
