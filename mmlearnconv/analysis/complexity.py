@@ -63,7 +63,8 @@ def count_complexity(model: nn.Module, size: Sequence[int]) -> Complexity:
     paper counts (:meth:`~mmlearnconv.layers.LearnableConv.multiply_adds`), whatever its kernels do.
     Of Faster, Mask and Cascade R-CNN 1000 proposals pass the box head, at each stage, and 100 the
     mask head, as in published figures. Nothing is computed where shapes suffice; a model with
-    operations that have no form without data runs once, on the CPU.
+    operations that have no form without data runs once, on the CPU. (mmengine's analysis traces a
+    model, which some of mmdet's, HRNet for one, do not survive.)
 
     Args:
         model: any network of images, a detector or a segmentor of OpenMMLab's.

@@ -31,10 +31,12 @@ Made by `python tools/paper_tables.py --output docs/paper_tables.md`, which coun
 - Classification is counted at 224x224 (faces at 112x96), detectors at 1280x800 with 1000 proposals
   and 100 masks, segmentors at 2048x512; multiply-adds of detectors and segmentors are with those of
   norms, ReLUs and pooling, as the counter has them with which such figures are published.
-- Plain rows of DCLS's tables 3 and 4 have their parameters and multiply-adds from the ConvNeXt
-  paper, tables 3 and 4. Accuracies of DCLS's are its authors' repository's.
+- DK's table 2 repeats the plain rows of its table 1. Plain rows of DCLS's tables 3 and 4 have their
+  parameters and multiply-adds from the ConvNeXt paper, tables 3 and 4; accuracies of both tables
+  are those of the DCLS authors' repository.
 - Nothing here was trained to these accuracies: they are the papers', and the target. Weights of
-  plain networks load into all of ours ([pretrained.md](pretrained.md)).
+  plain networks load into all of ours but those with orthonormal kernels
+  ([pretrained.md](pretrained.md)).
 - Rows that the DRConv paper marks with a star (fewer multiply-adds) are left out: no network was
   found that has their figures.
 """
@@ -206,15 +208,19 @@ def _dcls() -> Iterator[Row]:
     yield row("ResNet-50-dcls", _classifier(resnet, 2048, swap), "24.0")
     row = partial(Row, "DCLS, table 2")
     for arch, channels, parameters, plain, learned in (
-        ("tiny", 768, "28.6", "4.5", "5.0"),
-        ("small", 768, "50.2", "8.7", "9.5"),
-        ("base", 1024, "88.6", "15.4", "16.5"),
+        ("tiny", 768, "28.6", ("4.5", 82.1), ("5.0", 82.5)),
+        ("small", 768, "50.2", ("8.7", 83.1), ("9.5", 83.7)),
+        ("base", 1024, "88.6", ("15.4", 83.8), ("16.5", 84.1)),
     ):
         backbone = dict(type="ConvNeXt", arch=arch, out_indices=(3,))
         name = f"ConvNeXt-{arch[0].upper()}"
-        yield row(name, _classifier(backbone, channels), parameters, plain)
-        network = _classifier(backbone | dict(conv_cfg=dict(type="DCLS")), channels)
-        yield row(f"{name}-dcls", network, parameters, learned, base=name)
+        for model, (multiply_adds, top1), options in (
+            (name, plain, {}),
+            (f"{name}-dcls", learned, dict(conv_cfg=dict(type="DCLS"))),
+        ):
+            network = _classifier(backbone | options, channels)
+            accuracy = f"top-1 {top1}"
+            yield row(model, network, parameters, multiply_adds, base=name, accuracy=accuracy)
 
 
 def _dk() -> Iterator[Row]:
@@ -228,7 +234,7 @@ def _dk() -> Iterator[Row]:
     late_mobile = dict(pattern="backbone.layer[3-7].*", depthwise=True)
     pointwise = dict(pattern="backbone.layer*.conv[13]")
     pointwise_mobile = dict(pattern="backbone.*", kernel_size=1)
-    all_in_blocks = dict(pattern="backbone.layer*.conv[123]")
+    blocks = dict(pattern="backbone.layer*.conv[123]")
     all_but_stem = dict(pattern="backbone.*", exclude="backbone.conv1.*")
 
     def local(scope: int, rule: dict[str, Any] = depthwise, **options: Any) -> dict[str, Any]:
@@ -236,6 +242,8 @@ def _dk() -> Iterator[Row]:
 
     def whole(scope: int, rule: dict[str, Any] = depthwise) -> dict[str, Any]:
         return rule | dict(conv=dict(type="DK", mode="global", scope=scope))
+
+    whole_1x1, whole_1x1_mobile = whole(2, pointwise), whole(2, pointwise_mobile)
 
     def condconv(rule: dict[str, Any], experts: int) -> dict[str, Any]:
         return rule | dict(conv=dict(type="CondConv", num_experts=experts))
@@ -253,73 +261,64 @@ def _dk() -> Iterator[Row]:
     def group(
         table: str, base: str, backbone: dict[str, Any], channels: int, why: str, *rest: Any
     ) -> Iterator[Row]:
-        for swaps, what, parameters, multiply_adds, *notes in rest:
-            network = _classifier(backbone, channels, *swaps)
-            note = "; ".join([why, *notes])
-            name = f"{base}, {what}" if what else base
-            yield Row(table, name, network, parameters, multiply_adds, base=base, note=note)
+        for what, swaps, parameters, multiply_adds, top1, *notes in rest:
+            yield Row(
+                table,
+                f"{base}, {what}" if what else base,
+                _classifier(backbone, channels, *swaps),
+                parameters,
+                multiply_adds,
+                base=base,
+                accuracy=f"top-1 {top1}" if top1 else "",
+                note="; ".join([why, *notes]),
+            )
 
-    yield Row(
-        "DK, table 1", "ResNet-50, stride in the 1x1", _classifier(resnet, 2048), "25.6", "3.86"
+    yield from group(
+        *("DK, table 1", "ResNet-50, stride in the 1x1", resnet, 2048, ""),
+        ("", [], "25.6", "3.86", 76.7),
     )
     yield from group(
         *("DK, table 1", "ResNet-50-DW", dw, 2048, stride),
-        ([], "", "23.7", "3.82"),
-        *(
-            ([local(scope)], f"local {scope}x{scope}", parameters, "4.32")
-            for scope, parameters in ((3, "24.9"), (4, "25.0"), (5, "25.0"), (9, "25.4"))
-        ),
-        ([whole(4)], "global 4x4", "23.9", "3.82"),
-        (
-            *([whole(4), whole(2, pointwise)], "1x1 global 2x2, global 4x4"),
-            *("80.1", "4.09", resampling),
-        ),
-        (
-            *([local(4), whole(2, pointwise)], "1x1 global 2x2, local 4x4"),
-            *("81.2", "4.60", resampling),
-        ),
+        ("", [], "23.7", "3.82", 76.3),
+        ("local 3x3", [local(3)], "24.9", "4.32", 77.4),
+        ("local 4x4", [local(4)], "25.0", "4.32", 78.1),
+        ("local 5x5", [local(5)], "25.0", "4.32", 77.8),
+        ("local 9x9", [local(9)], "25.4", "4.32", 77.4),
+        ("global 4x4", [whole(4)], "23.9", "3.82", 77.6),
+        ("1x1 too, global 4x4", [whole(4), whole_1x1], "80.1", "4.09", 77.9, resampling),
+        ("1x1 too, local 4x4", [local(4), whole_1x1], "81.2", "4.60", 78.5, resampling),
     )
-    network = _classifier(dw | dict(style="caffe"), 2048)
-    yield Row(
-        "DK, table 1", "ResNet-50-DW, stride in the 1x1", network, "23.7", "3.82", note=stride
+    yield from group(
+        *("DK, table 1", "ResNet-50-DW, stride in the 1x1", dw | dict(style="caffe"), 2048, stride),
+        ("", [], "23.7", "3.82", None),
     )
     yield from group(
         *("DK, table 1", "MobileNet-V2", mobile, 1280, norms),
-        ([], "", "3.5", "0.31"),
-        ([whole(4)], "global 4x4", "3.7", "0.31"),
-        (
-            *([whole(4), whole(2, pointwise_mobile)], "1x1 global 2x2, global 4x4"),
-            *("10.1", "0.34", resampling),
-        ),
-        ([local(4)], "local 4x4", "4.7", "0.73"),
-        (
-            *([local(4), whole(2, pointwise_mobile)], "1x1 global 2x2, local 4x4"),
-            *("11.1", "0.76", resampling),
-        ),
+        ("", [], "3.5", "0.31", 71.9),
+        ("global 4x4", [whole(4)], "3.7", "0.31", 73.6),
+        ("1x1 too, global 4x4", [whole(4), whole_1x1_mobile], "10.1", "0.34", 74.5, resampling),
+        ("local 4x4", [local(4)], "4.7", "0.73", 74.1),
+        ("1x1 too, local 4x4", [local(4), whole_1x1_mobile], "11.1", "0.76", 74.8, resampling),
     )
     yield from group(
         *("DK, table 2", "ResNet-50-DW", dw, 2048, stride),
-        ([], "", None, None),
-        ([local(4)], "local 4x4", "25.0", "4.32"),
-        ([condconv(all_in_blocks, 2)], "SCC (2 experts)", "42.5", "7.13", experts),
-        (
-            *([local(4), condconv(pointwise, 2)], "SCC, local 4x4 (not a mixture)"),
-            *("43.7", "7.61", experts),
-        ),
-        ([deformable(late)], "DCN (stages 3 to 5)", "24.8", "4.10"),
-        ([local(4, late, data_offset=True), local(4)], "DCN, local 4x4", "26.1", "4.60"),
+        ("", [], "23.7", "3.82", 76.3),
+        ("local 4x4", [local(4)], "25.0", "4.32", 78.1),
+        ("SCC of 2 experts", [condconv(blocks, 2)], "42.5", "7.13", 77.6, experts),
+        ("SCC and local 4x4", [local(4), condconv(pointwise, 2)], "43.7", "7.61", 78.9, experts),
+        ("DCN in stages 3 to 5", [deformable(late)], "24.8", "4.10", 78.0),
+        ("DCN and local 4x4", [local(4, late, data_offset=True), local(4)], "26.1", "4.60", 79.0),
     )
+    local_and_condconv = [local(4), condconv(pointwise_mobile, 8)]
+    local_and_deformable = [local(4, late_mobile, data_offset=True), local(4)]
     yield from group(
         *("DK, table 2", "MobileNet-V2", mobile, 1280, norms),
-        ([], "", None, None),
-        ([local(4)], "local 4x4", "4.7", "0.73"),
-        ([condconv(all_but_stem, 8)], "SCC (8 experts)", "19.0", "2.19", experts),
-        (
-            *([local(4), condconv(pointwise_mobile, 8)], "SCC, local 4x4 (not a mixture)"),
-            *("19.7", "2.48", experts),
-        ),
-        ([deformable(late_mobile)], "DCN (from the fourth block)", "4.6", "0.52"),
-        ([local(4, late_mobile, data_offset=True), local(4)], "DCN, local 4x4", "5.8", "0.93"),
+        ("", [], "3.5", "0.31", 71.9),
+        ("local 4x4", [local(4)], "4.7", "0.73", 74.1),
+        ("SCC of 8 experts", [condconv(all_but_stem, 8)], "19.0", "2.19", 74.3, experts),
+        ("SCC and local 4x4", local_and_condconv, "19.7", "2.48", 75.5, experts),
+        ("DCN from the fourth block on", [deformable(late_mobile)], "4.6", "0.52", 73.2),
+        ("DCN and local 4x4", local_and_deformable, "5.8", "0.93", 74.4),
     )
 
 
@@ -336,35 +335,41 @@ def _dke() -> Iterator[Row]:
         (
             *("AlexNet", dict(type="AlexNet"), 256, dict(hidden=(4096, 4096))),
             (
-                (None, None, "61.1", "0.78"),
-                ("ACU", every | dict(conv=dict(type="ACU")), "61.1", "0.78"),
-                ("DCN", later | dict(conv=deformable), "61.4", "0.90"),
-                ("DKE", every | dict(conv=dict(type="DKE")), "61.2", "0.82"),
+                (None, None, "61.1", "0.78", 42.8),
+                ("ACU", every | dict(conv=dict(type="ACU")), "61.1", "0.78", 42.2),
+                ("DCN", later | dict(conv=deformable), "61.4", "0.90", 40.7),
+                ("DKE", every | dict(conv=dict(type="DKE")), "61.2", "0.82", 39.1),
             ),
         ),
         (
             *("ResNet-18", resnet | dict(depth=18), 512, {}),
             (
-                (None, None, "11.7", "1.83"),
-                ("DKE", last | dict(conv=dict(type="DKE")), "11.9", "1.88"),
+                (None, None, "11.7", "1.83", 30.8),
+                ("DKE", last | dict(conv=dict(type="DKE")), "11.9", "1.88", 27.15),
             ),
         ),
         (
             *("ResNet-101", resnet | dict(depth=101), 2048, {}),
             (
-                (None, None, "44.5", "7.9"),
-                ("ACU", last | dict(conv=dict(type="ACU")), "44.5", "7.9"),
-                ("DCN", last | dict(conv=deformable), "46.5", "8.3"),
-                ("DKE", last | dict(conv=dict(type="DKE")), "44.6", "8.0"),
+                (None, None, "44.5", "7.9", 22.7),
+                ("ACU", last | dict(conv=dict(type="ACU")), "44.5", "7.9", 21.9),
+                ("DCN", last | dict(conv=deformable), "46.5", "8.3", 21.6),
+                ("DKE", last | dict(conv=dict(type="DKE")), "44.6", "8.0", 21.1),
             ),
         ),
     ):
-        for operator, swap, parameters, multiply_adds in rows:
+        for operator, swap, parameters, multiply_adds, error in rows:
             network = _classifier(backbone, channels, *([swap] if swap else []), **options)
             name = f"{operator}-{base}" if operator else base
-            note = learned if operator == "DKE" else plain
             yield Row(
-                "DKE, table 1", name, network, parameters, multiply_adds, base=base, note=note
+                "DKE, table 1",
+                name,
+                network,
+                parameters,
+                multiply_adds,
+                base=base,
+                accuracy=f"top-1 error {error}",
+                note=learned if operator == "DKE" else plain,
             )
 
 
@@ -374,64 +379,82 @@ def _drconv() -> Iterator[Row]:
     condconv = dict(type="CondConv", num_experts=8)
     norms = "the paper counts an operation a number for norms, too; compare the increases"
     blocks = dict(pattern="backbone.stage*.branch2.*", kernel_size=1)
-    for width, plain, mixed, regions in ((0.5, "42", "43", "46"), (1.0, "147", "152", "157")):
-        base = f"ShuffleNetV2 {width:g}x"
-        backbone = dict(type="ShuffleNetV2", widen_factor=width, out_indices=(3,))
-        yield row(base, _classifier(backbone, 1024), None, plain, note=norms)
-        network = _classifier(backbone, 1024, blocks | dict(conv=condconv))
-        yield row(f"CondConv-{base}", network, None, mixed, base=base, note=norms)
-        backbone = backbone | dict(pointwise_conv_cfg=drconv, share_guide=True)
-        network = _classifier(backbone, 1024)
-        yield row(f"DRConv-{base}", network, None, regions, base=base, note=norms)
-
-    base = "MobileNetV2"
-    mobile = dict(type="mmdet.MobileNetV2", out_indices=(7,))
-    swap = dict(pattern="backbone.*", exclude="backbone.conv1.*")
-    yield row(base, _classifier(mobile, 1280), None, "300", note="the paper cuts 300.8 off")
-    network = _classifier(
-        mobile, 1280, swap | dict(conv=condconv), dict(swap, pattern="head.1", conv=condconv)
-    )
-    yield row(f"CondConv-{base}, classifier too", network, None, "329", base=base)
-    network = _classifier(mobile, 1280, dict(pattern="backbone.*", kernel_size=1, conv=drconv))
     between = "the paper's lies between a guide for each 1x1 and one for each block"
-    yield row(f"DRConv-{base}", network, None, "328", base=base, note=between)
-    yield row(
-        f"DRConv-{base}, a guide a block",
-        network,
-        None,
-        "328",
-        base=base,
-        unguided="*linear_conv*",
-        note=between,
+
+    def group(base: str, plain: dict[str, Any], *rest: Any) -> Iterator[Row]:
+        yield row(base, plain, multiply_adds=rest[0], accuracy=rest[1], note=rest[2])
+        for name, network, multiply_adds, accuracy, note, *unguided in rest[3:]:
+            yield row(
+                name.format(base),
+                network,
+                multiply_adds=multiply_adds,
+                base=base,
+                accuracy=accuracy,
+                note=note,
+                unguided="".join(unguided),
+            )
+
+    for width, printed, top1 in (
+        (0.5, ("42", "43", "46"), (60.8, 65.0, 67.1)),
+        (1.0, ("147", "152", "157"), (69.5, 72.0, 73.1)),
+    ):
+        plain = dict(type="ShuffleNetV2", widen_factor=width, out_indices=(3,))
+        learned = plain | dict(pointwise_conv_cfg=drconv, share_guide=True)
+        condconvs = _classifier(plain, 1024, blocks | dict(conv=condconv))
+        yield from group(
+            f"ShuffleNetV2 {width:g}x",
+            _classifier(plain, 1024),
+            *(printed[0], f"top-1 {top1[0]}", norms),
+            ("CondConv-{}", condconvs, printed[1], f"top-1 {top1[1]}", norms),
+            ("DRConv-{}", _classifier(learned, 1024), printed[2], f"top-1 {top1[2]}", norms),
+        )
+
+    pointwise = dict(pattern="backbone.*", kernel_size=1, conv=drconv)
+    plain = dict(type="mmdet.MobileNetV2", out_indices=(7,))
+    all_but_stem = dict(pattern="*", exclude="backbone.conv1.*", conv=condconv)
+    learned = _classifier(plain, 1280, pointwise)
+    yield from group(
+        "MobileNetV2",
+        _classifier(plain, 1280),
+        *("300", "top-1 72.0", "the paper cuts 300.8 off"),
+        (
+            "CondConv-{}, classifier too",
+            _classifier(plain, 1280, all_but_stem),
+            "329",
+            "top-1 74.6",
+            "",
+        ),
+        ("DRConv-{}", learned, "328", "top-1 75.7", between),
+        ("DRConv-{}, a guide a block", learned, "328", "", between, "*linear_conv*"),
     )
 
-    base = "MobileNetV1"
-    mobile = dict(type="MobileNetV1", out_indices=(4,))
-    swap = dict(pattern="*", exclude="backbone.conv_stem", conv=condconv)
     quoted = "the row seems to be quoted from the CondConv paper, which counted otherwise"
-    yield row(base, _classifier(mobile, 1024), None, "569")
-    network = _classifier(mobile, 1024, swap)
-    yield row(f"CondConv-{base}, classifier too", network, None, "600", base=base, note=quoted)
-    network = _classifier(mobile, 1024, dict(pattern="backbone.*", kernel_size=1, conv=drconv))
     bias = "with the biases of the guides, which are not counted here, it is the paper's"
-    yield row(f"DRConv-{base}", network, None, "610", base=base, note=bias)
+    plain = dict(type="MobileNetV1", out_indices=(4,))
+    all_but_stem = dict(pattern="*", exclude="backbone.conv_stem", conv=condconv)
+    yield from group(
+        "MobileNetV1",
+        _classifier(plain, 1024),
+        *("569", "top-1 70.6", ""),
+        (
+            *("CondConv-{}, classifier too", _classifier(plain, 1024, all_but_stem)),
+            *("600", "top-1 73.7", quoted),
+        ),
+        ("DRConv-{}", _classifier(plain, 1024, pointwise), "610", "top-1 75.5", bias),
+    )
+
+    def face(conv: dict[str, Any]) -> dict[str, Any]:
+        swap = dict(pattern="2.*", kernel_size=1, conv=conv)
+        return dict(type="SwapConv", target=MobileFaceNet, swaps=[swap])
 
     row = partial(Row, "DRConv, table 2", unit=MILLION, size=(112, 96))
-    base, face = "MobileFaceNet", dict(type="SwapConv", target=MobileFaceNet)
-    blocks = dict(pattern="2.*", kernel_size=1)
-    yield row(base, dict(type=MobileFaceNet), None, "189")
-    network = face | dict(swaps=[blocks | dict(conv=condconv)])
-    yield row(f"CondConv-{base}", network, None, "195", base=base, note="the paper cuts 195.7 off")
-    network = face | dict(swaps=[blocks | dict(conv=drconv)])
-    yield row(f"DRConv-{base}", network, None, "201", base=base, note=between)
-    yield row(
-        f"DRConv-{base}, a guide a block",
-        network,
-        None,
-        "201",
-        base=base,
-        unguided="2.*.2",
-        note=between,
+    yield from group(
+        "MobileFaceNet",
+        dict(type=MobileFaceNet),
+        *("189", "MegaFace 91.3", ""),
+        ("CondConv-{}", face(condconv), "195", "MegaFace 94.8", "the paper cuts 195.7 off"),
+        ("DRConv-{}", face(drconv), "201", "MegaFace 96.2", between),
+        ("DRConv-{}, a guide a block", face(drconv), "201", "", between, "2.*.2"),
     )
 
 

@@ -11,6 +11,7 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 from tests.conftest import ROOT
 
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+SLOW = {"retinanet_drconv_r50", *(name for name in CONFIGS if name.endswith("convnext_b"))}
 SCALE = (160, 128)
 
 
@@ -70,7 +71,10 @@ def classes_of(model):
     return (head[0] if isinstance(head, torch.nn.ModuleList) else head).num_classes
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in CONFIGS],
+)
 def test_builds_trains_and_predicts(name, request):
     cfg = Config.fromfile(ROOT / "configs" / f"{name}.py")
     scope = cfg.get("default_scope")
