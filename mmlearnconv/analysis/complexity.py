@@ -4,11 +4,11 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from typing import Any
 
 import torch
-from mmcv.ops import DeformConv2d, ModulatedDeformConv2d
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -95,7 +95,7 @@ def _count(model: nn.Module, size: Sequence[int], parameters: int) -> Complexity
     layers: dict[str, dict[str, int]] = {}
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), _stand_ins(model, layers), _elementwise(model) as elementwise, counter:
-        _forward(model, torch.zeros(1, 3, *size, device=next(model.parameters()).device))
+        _forward(model, next(model.parameters()).new_zeros(1, 3, *size))
     # To PyTorch's counter a multiply-add is two operations.
     return Complexity(parameters, counter.get_total_flops() // 2, layers, sum(elementwise))
 
@@ -121,12 +121,16 @@ def _elementwise(model: nn.Module) -> Iterator[list[int]]:
 def _stand_ins(model: nn.Module, layers: dict[str, dict[str, int]]) -> Iterator[None]:
     """Layers that give maps of the right shape, and count what they would have done."""
     replaced = []
+    deformable = _deformable_kinds()
     for name, module in model.named_modules():
-        for kind, count in _COUNTS.items():
-            if isinstance(module, kind):
-                module.forward = _stand_in(module, count, layers.setdefault(name, {}))
-                replaced.append(module)
-                break
+        if isinstance(module, LearnableConv):
+            count = module.multiply_adds
+        elif isinstance(module, deformable):
+            count = partial(_count_deformable, module)
+        else:
+            continue
+        module.forward = _stand_in(module, count, layers.setdefault(name, {}))
+        replaced.append(module)
     try:
         yield
     finally:
@@ -135,11 +139,11 @@ def _stand_ins(model: nn.Module, layers: dict[str, dict[str, int]]) -> Iterator[
 
 
 def _stand_in(
-    module: nn.Module, count: Callable[..., dict[str, int]], parts: dict[str, int]
+    module: nn.Module, count: Callable[[Sequence[int]], dict[str, int]], parts: dict[str, int]
 ) -> Callable[..., Tensor]:
     def forward(input: Tensor, *_: Any) -> Tensor:
         size = _output_size(module, input.shape[2:])
-        for name, number in count(module, tuple(input.shape[2:]), size).items():
+        for name, number in count(size).items():
             # A layer that several maps share, in a head for one, works for each.
             parts[name] = parts.get(name, 0) + number * len(input)
         return input.new_zeros(len(input), module.out_channels, *size)
@@ -157,7 +161,15 @@ def _output_size(module: nn.Module, size: Sequence[int]) -> tuple[int, ...]:
     return conv_output_size(size, module.kernel_size, module.stride, padding, module.dilation)
 
 
-def _deformable(conv: nn.Module, _: Sequence[int], size: Sequence[int]) -> dict[str, int]:
+def _deformable_kinds() -> tuple[type[nn.Module], ...]:
+    try:
+        from mmcv.ops import DeformConv2d, ModulatedDeformConv2d
+    except ImportError:  # mmcv without its operations has none.
+        return ()
+    return DeformConv2d, ModulatedDeformConv2d
+
+
+def _count_deformable(conv: nn.Module, size: Sequence[int]) -> dict[str, int]:
     """Of mmcv's deformable convolutions, as those of DK: two for a sampled number."""
     places, taps = prod(size), prod(conv.kernel_size)
     offsets = getattr(conv, "conv_offset", None)
@@ -168,11 +180,6 @@ def _deformable(conv: nn.Module, _: Sequence[int], size: Sequence[int]) -> dict[
     )
 
 
-_COUNTS = {
-    LearnableConv: lambda layer, *sizes: layer.multiply_adds(*sizes),
-    DeformConv2d: _deformable,
-    ModulatedDeformConv2d: _deformable,
-}
 _ELEMENTWISE = (
     _NormBase,
     nn.GroupNorm,

@@ -137,14 +137,11 @@ class LearnableConv(nn.Module):
         """Draw the parameters anew."""
         raise NotImplementedError
 
-    def multiply_adds(
-        self, input_size: Sequence[int], output_size: Sequence[int]
-    ) -> dict[str, int]:
+    def multiply_adds(self, output_size: Sequence[int]) -> dict[str, int]:
         """Multiply-adds for one image, as the layer's paper counts them.
 
         Args:
-            input_size: of the map, ``(H, W)``.
-            output_size: ``(H', W')``.
+            output_size: of the output, ``(H', W')``.
 
         Returns:
             dict: by part; ``'convolution'`` is what a plain convolution has too, with the kernel

@@ -98,11 +98,9 @@ class CondConv2d(LearnableConv2d):
         self.routing_bias.zero_()
         return [(self, relative_error(self.weight.mean(0) * self.num_experts / 2, weight))]
 
-    def multiply_adds(
-        self, input_size: Sequence[int], output_size: Sequence[int]
-    ) -> dict[str, int]:
+    def multiply_adds(self, output_size: Sequence[int]) -> dict[str, int]:
         """The experts' shares, and their sum by these."""
-        parts = super().multiply_adds(input_size, output_size)
+        parts = super().multiply_adds(output_size)
         return parts | dict(generator=self.routing_weight.numel() + self.weight.numel())
 
     def forward(self, input: Tensor) -> Tensor:

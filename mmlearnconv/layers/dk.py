@@ -157,12 +157,10 @@ class DeformableKernelConv2d(LearnableConv2d):
             return self.in_channels // self.groups * math.prod(self.scope)
         return super().taps_per_output
 
-    def multiply_adds(
-        self, input_size: Sequence[int], output_size: Sequence[int]
-    ) -> dict[str, int]:
+    def multiply_adds(self, output_size: Sequence[int]) -> dict[str, int]:
         """The paper's figures have two multiply-adds for a resampled number."""
         places, taps = math.prod(output_size), math.prod(self.kernel_size)
-        parts = super().multiply_adds(input_size, output_size)
+        parts = super().multiply_adds(output_size)
         if self.mode == "local":
             generator, sampled = self.offset_weight.numel() * places, self.in_channels * places
         else:

@@ -223,13 +223,11 @@ class DKEConv2d(LearnableConv2d):
     def taps_per_output(self) -> int:
         return self.weight[0].numel()
 
-    def multiply_adds(
-        self, input_size: Sequence[int], output_size: Sequence[int]
-    ) -> dict[str, int]:
+    def multiply_adds(self, output_size: Sequence[int]) -> dict[str, int]:
         """A position reads the cells in its radius, as many as the disc's area on average."""
         cells = 4 if self.interpolation == "bilinear" else round(math.pi * self.radius**2)
         sampled = self.in_channels * self.points * math.prod(output_size)
-        parts = super().multiply_adds(input_size, output_size) | dict(sampling=cells * sampled)
+        parts = super().multiply_adds(output_size) | dict(sampling=cells * sampled)
         # The scores, and their product with what was sampled.
         return parts | dict(attention=2 * sampled) if self.attention else parts
 

@@ -146,14 +146,12 @@ class DRConv2d(LearnableConv2d):
         nn.init.normal_(self.value, std=2 * scale)
         nn.init.normal_(self.offset, std=scale)
 
-    def multiply_adds(
-        self, input_size: Sequence[int], output_size: Sequence[int]
-    ) -> dict[str, int]:
+    def multiply_adds(self, output_size: Sequence[int]) -> dict[str, int]:
         """A base filter is added to the generated ones, so that one convolution does for both."""
         taps = math.prod(self.kernel_size)
         filters = self.value.numel() + self.hidden_weight.numel()
         guide = self.regions * self.in_channels * taps * math.prod(output_size)
-        parts = super().multiply_adds(input_size, output_size)
+        parts = super().multiply_adds(output_size)
         return parts | dict(guide=guide * self.own_guide, generator=taps * filters)
 
     def guide(self, input: Tensor) -> Tensor:

@@ -202,6 +202,8 @@ def _swap(model: nn.Module, swaps: Sequence[Any], same_function: bool) -> None:
                     _share(layer, first)
             except (TypeError, ValueError) as error:
                 raise type(error)(_cannot(rule, name, conv, error)) from error
+            except AssertionError as error:  # mmcv's way to refuse an argument.
+                raise ValueError(_cannot(rule, name, conv, error)) from error
             plan[conv] = (name, rule, layer)
         if all(type(plan[conv][2]) in _PLAIN for _, conv in chosen):
             raise ValueError(

@@ -1,6 +1,8 @@
 import pytest
 import torch
 from mmcv.cnn import ConvModule
+from mmcv.ops import DeformConv2dPack
+from mmengine.registry import MODELS
 from torch import nn
 
 from mmlearnconv.layers import DCLSConv2d, DeformableKernelConv2d, DKEConv2d, LearnableConv
@@ -229,3 +231,28 @@ def test_weight_norm_is_refused():
     model[0].register_forward_hook(lambda module, args, output: output * 2)
     with pytest.raises(TypeError, match="has hooks"):
         swap_convs(model, [dict(pattern="0", conv=dict(type="DK"))])
+
+
+DEFORMABLE = dict(type="DCN", deform_groups=1)
+
+
+def test_a_config_may_put_mmcv_s_deformable_convolution_in():
+    swaps = [dict(pattern="layer*.conv2", conv=DEFORMABLE)]
+    model = MODELS.build(dict(type="SwapConv", target=Net, swaps=swaps)).eval()
+    found = {n for n, m in model.named_modules() if isinstance(m, DeformConv2dPack)}
+    assert found == in_every_block("conv2")
+    plain = Net().eval()
+    left, unexpected = model.load_state_dict(plain.state_dict(), strict=False)
+    assert all(".conv_offset." in key for key in left)
+    assert not unexpected
+    x = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(model(x), plain(x))
+
+
+def test_what_a_deformable_convolution_cannot_replace_is_named():
+    swaps = [dict(pattern="layer*.depthwise", conv=DEFORMABLE)]
+    with pytest.raises(ValueError, match=r"DCN cannot replace layer1\.0\.depthwise .*bias"):
+        MODELS.build(dict(type="SwapConv", target=Net, swaps=swaps))
+    # What promises the same function takes learnable layers alone.
+    with pytest.raises(ValueError, match="builds a DeformConv2dPack, no learnable one"):
+        swap_convs(Net(), [dict(pattern="layer*.conv2", conv=DEFORMABLE)])
