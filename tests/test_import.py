@@ -15,15 +15,18 @@ def run(absent, code):
     )
 
 
-def test_layers_need_neither_mmdet_nor_mmseg():
+def test_layers_need_neither_mmdet_nor_mmseg_nor_mmcv_s_operations():
     code = """
 import mmlearnconv, torch
+from mmlearnconv.analysis import count_complexity
 from mmcv.cnn import build_conv_layer
 for name in ("DCLS", "DK", "DKE", "CoC", "DRConv", "CondConv", "ACU", "ConvStnd", "ConvOrth"):
-    build_conv_layer(dict(type=name), 8, 8, 3)(torch.randn(1, 8, 9, 9))
+    layer = build_conv_layer(dict(type=name), 3, 8, 3)
+    layer(torch.randn(1, 3, 9, 9))
+    count_complexity(layer, (9, 9))
 print("mmdet" in sys.modules and sys.modules["mmdet"])
 """
-    result = run(["mmdet", "mmseg"], code)
+    result = run(["mmdet", "mmseg", "mmcv.ops"], code)
     assert result.stdout.endswith("None\n"), result.stderr
 
 
@@ -43,6 +46,7 @@ print(dcls_kernel(torch.ones(1, 1, 1), torch.zeros(2, 1, 1, 1), (3, 3)).sum().it
         ("mmdet", "mmlearnconv.datasets.ShapesDataset()", "mmlearnconv[det]"),
         ("mmseg", "mmlearnconv.datasets.ShapesSegDataset()", "mmlearnconv[seg]"),
         ("mmdet", "mmlearnconv.models.LearnableFPN()", "mmlearnconv[det]"),
+        ("mmdet", "mmlearnconv.models.TwoBranchHead()", "mmlearnconv[det]"),
     ],
 )
 def test_what_is_absent_is_named(absent, call, extra):
