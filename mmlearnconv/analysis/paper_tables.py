@@ -35,7 +35,7 @@ Made by `python tools/paper_tables.py --output docs/paper_tables.md`, which coun
   parameters and multiply-adds from the ConvNeXt paper, tables 3 and 4; accuracies of both tables
   are those of the DCLS authors' repository.
 - Nothing here was trained to these accuracies: they are the papers', and the target. Weights of
-  plain networks load into all of ours but those with orthonormal kernels
+  plain backbones load into all of ours but those with orthonormal kernels
   ([pretrained.md](pretrained.md)).
 - Rows that the DRConv paper marks with a star (fewer multiply-adds) are left out: no network was
   found that has their figures.
