@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from math import prod
 from typing import Any
 
@@ -80,9 +81,10 @@ def count_complexity(model: nn.Module, size: Sequence[int]) -> Complexity:
     if len(size) != 2 or any(not isinstance(n, int) or n < 1 for n in size):
         raise ValueError(f"size: {size!r}; must be height and width in pixels")
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    twin = copy.deepcopy(model).eval()
+    tensors = chain(model.parameters(), model.buffers())
+    twin = copy.deepcopy(model, {id(tensor): tensor.to("meta") for tensor in tensors})
     try:
-        return _count(twin.to("meta"), size, parameters)
+        return _count(twin.eval(), size, parameters)
     except (NotImplementedError, RuntimeError):
         pass
     try:

@@ -67,7 +67,7 @@ def test_norm_eval(name):
 @pytest.mark.parametrize("operator", ["DCLS", "DK", "DKE", "CoC", "DRConv"])
 @pytest.mark.parametrize("name", [name for name in BACKBONES if name != "TwoBranchNet"])
 def test_conv_cfg(name, operator):
-    net = build(name, conv_cfg=dict(type=operator))
+    net = build(name, conv_cfg=dict(type=operator), out_indices=(0,))
     assert any(isinstance(m, LearnableConv) for m in net.modules())
     sum(m.sum() for m in net(torch.randn(2, 3, 64, 64))).backward()
     assert all(p.grad is not None for p in net.parameters())
