@@ -238,7 +238,10 @@ DEFORMABLE = dict(type="DCN", deform_groups=1)
 
 def test_a_config_may_put_mmcv_s_deformable_convolution_in():
     swaps = [dict(pattern="layer*.conv2", conv=DEFORMABLE)]
+    torch.manual_seed(1)
     model = MODELS.build(dict(type="SwapConv", target=Net, swaps=swaps)).eval()
+    torch.manual_seed(1)
+    assert torch.equal(model.layer1[0].conv2.weight, Net().layer1[0].conv2.weight)
     found = {n for n, m in model.named_modules() if isinstance(m, DeformConv2dPack)}
     assert found == in_every_block("conv2")
     plain = Net().eval()
