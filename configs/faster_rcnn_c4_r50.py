@@ -6,25 +6,13 @@ model.backbone.init_cfg.checkpoint=torchvision://resnet50, or a file
 (and model.roi_head.shared_head.init_cfg likewise).
 """
 
-_base_ = [
-    "mmdet::_base_/models/faster-rcnn_r50-caffe-c4.py",
-    "mmdet::_base_/datasets/coco_detection.py",
-    "mmdet::_base_/schedules/schedule_1x.py",
-    "mmdet::_base_/default_runtime.py",
-]
-custom_imports = dict(imports=["mmlearnconv"], allow_failed_imports=False)
-_resnet = dict(
-    depth=50, style="pytorch", norm_cfg=dict(type="BN", requires_grad=True), init_cfg=None
-)
-_preprocessor = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)
+_base_ = "./faster_rcnn_c4_r18.py"
 model = dict(
-    data_preprocessor=_preprocessor,
-    backbone=_resnet,
+    backbone=dict(depth=50),
     rpn_head=dict(in_channels=1024, feat_channels=1024),
     roi_head=dict(
-        shared_head=_resnet,
+        shared_head=dict(depth=50),
         bbox_roi_extractor=dict(out_channels=1024),
         bbox_head=dict(in_channels=2048),
     ),
 )
-optim_wrapper = dict(constructor="LearnableConvOptimWrapperConstructor")

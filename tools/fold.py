@@ -57,9 +57,7 @@ def load(args: argparse.Namespace) -> tuple[nn.Module, Any, Config, dict[str, An
             raise FileNotFoundError(f"{path} does not exist")
     engine.guard_checkpoints(args.trust_checkpoint)
     checkpoint = engine.load_checkpoint(args.checkpoint, trust=args.trust_checkpoint)
-    cfg = Config.fromfile(args.config)
-    if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
+    cfg = engine.read_config(args.config, args.cfg_options)
     scope = cfg.get("default_scope")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if scope == "mmdet":

@@ -6,10 +6,10 @@ python tools/get_flops.py CONFIG [--shape HEIGHT WIDTH] [--cfg-options KEY=VALUE
 import argparse
 import sys
 
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
 from mmengine.registry import MODELS, init_default_scope
 
-import mmlearnconv  # noqa: F401
+from mmlearnconv import engine
 from mmlearnconv.analysis import count_complexity
 from mmlearnconv.analysis.paper_tables import SIZES
 
@@ -28,16 +28,12 @@ def main() -> None:
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="as tools/train.py")
     args = parser.parse_args()
     try:
-        cfg = Config.fromfile(args.config)
-    except FileNotFoundError:
-        sys.exit(f"error: config {args.config} does not exist")
-    cfg.merge_from_dict(args.cfg_options or {})
-    scope = cfg.get("default_scope", "mmdet")
-    init_default_scope(scope)
-    size = tuple(args.shape or SIZES.get(scope, SIZES["mmdet"]))
-    try:
+        cfg = engine.read_config(args.config, args.cfg_options)
+        scope = cfg.get("default_scope", "mmdet")
+        init_default_scope(scope)
+        size = tuple(args.shape or SIZES.get(scope, SIZES["mmdet"]))
         counts = count_complexity(MODELS.build(cfg.model), size)
-    except ValueError as error:
+    except (FileNotFoundError, ValueError) as error:
         sys.exit(f"error: {error}")
     print(f"image {size[0]} x {size[1]}, one; a multiply-add is one operation")
     print(f"{'parameters':24}{counts.parameters / 1e6:12.3f} M")

@@ -9,6 +9,7 @@ from pathlib import Path
 from mmengine.logging import MMLogger
 
 from mmlearnconv.analysis.paper_tables import page, rows
+from mmlearnconv.engine import written_whole
 
 
 def main() -> None:
@@ -21,9 +22,8 @@ def main() -> None:
     if args.output is None:
         print(text, end="")
         return
-    temporary = args.output.with_suffix(".part")
-    temporary.write_text(text)
-    temporary.replace(args.output)
+    with written_whole(args.output) as path:
+        path.write_text(text)
 
 
 if __name__ == "__main__":

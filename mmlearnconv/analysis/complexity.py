@@ -126,12 +126,13 @@ def _stand_ins(model: nn.Module, layers: dict[str, dict[str, int]]) -> Iterator[
     deformable = _deformable_kinds()
     for name, module in model.named_modules():
         if isinstance(module, LearnableConv):
-            count = module.multiply_adds
+            size_of, count = module.output_size, module.multiply_adds
         elif isinstance(module, deformable):
+            size_of = partial(_size_of_deformable, module)
             count = partial(_count_deformable, module)
         else:
             continue
-        module.forward = _stand_in(module, count, layers.setdefault(name, {}))
+        module.forward = _stand_in(module, size_of, count, layers.setdefault(name, {}))
         replaced.append(module)
     try:
         yield
@@ -141,10 +142,13 @@ def _stand_ins(model: nn.Module, layers: dict[str, dict[str, int]]) -> Iterator[
 
 
 def _stand_in(
-    module: nn.Module, count: Callable[[Sequence[int]], dict[str, int]], parts: dict[str, int]
+    module: nn.Module,
+    size_of: Callable[[Sequence[int]], tuple[int, ...]],
+    count: Callable[[Sequence[int]], dict[str, int]],
+    parts: dict[str, int],
 ) -> Callable[..., Tensor]:
     def forward(input: Tensor, *_: Any) -> Tensor:
-        size = _output_size(module, input.shape[2:])
+        size = size_of(input.shape[2:])
         for name, number in count(size).items():
             # A layer that several maps share, in a head for one, works for each.
             parts[name] = parts.get(name, 0) + number * len(input)
@@ -153,22 +157,16 @@ def _stand_in(
     return forward
 
 
-def _output_size(module: nn.Module, size: Sequence[int]) -> tuple[int, ...]:
-    """What ``nn.Conv2d`` with the layer's arguments gives."""
-    padding = module.padding
-    if isinstance(padding, str):
-        reach = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
-        size = [n + r * (padding == "same") for n, r in zip(size, reach, strict=True)]
-        padding = (0,) * len(reach)
-    return conv_output_size(size, module.kernel_size, module.stride, padding, module.dilation)
-
-
 def _deformable_kinds() -> tuple[type[nn.Module], ...]:
     try:
         from mmcv.ops import DeformConv2d, ModulatedDeformConv2d
     except ImportError:  # mmcv without its operations has none.
         return ()
     return DeformConv2d, ModulatedDeformConv2d
+
+
+def _size_of_deformable(conv: nn.Module, size: Sequence[int]) -> tuple[int, ...]:
+    return conv_output_size(size, conv.kernel_size, conv.stride, conv.padding, conv.dilation)
 
 
 def _count_deformable(conv: nn.Module, size: Sequence[int]) -> dict[str, int]:

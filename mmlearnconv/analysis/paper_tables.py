@@ -155,8 +155,13 @@ class Row:
         )
 
 
+def _digits(printed: str) -> int:
+    """Of a figure, behind the point."""
+    return len(printed.partition(".")[2])
+
+
 def _rounded(ours: float, theirs: str) -> str:
-    digits = len(theirs.partition(".")[2])
+    digits = _digits(theirs)
     # Half up, as people round.
     return f"{math.floor(ours * 10**digits + 0.5) / 10**digits:.{digits}f}"
 
@@ -483,9 +488,7 @@ def increase(row: Row, table: Sequence[Row]) -> tuple[str, str]:
     if base is None or base is row or row.multiply_adds is None:
         return "", ""
     ours = row.ours[1] - base.ours[1]
-    if base.multiply_adds is None:
-        return f"{ours:+.2f}", ""
-    digits = len(row.multiply_adds.partition(".")[2])
+    digits = _digits(row.multiply_adds)
     theirs = float(row.multiply_adds) - float(base.multiply_adds)
     return f"{ours:+.{digits + 1}f}", f"{theirs:+.{digits}f}"
 
@@ -502,7 +505,7 @@ def as_markdown(table: Sequence[Row]) -> str:
     for row in table:
         cells = [row.model]
         for ours, theirs, agrees in zip(row.ours, row.printed, row.agrees(), strict=True):
-            digits = 1 if theirs is None else len(theirs.partition(".")[2]) + (not agrees)
+            digits = 1 if theirs is None else _digits(theirs) + (not agrees)
             cells.append(f"{ours:.{digits}f}")
             difference = "0" if agrees else theirs and f"{ours - float(theirs):+.{digits}f}"
             cells += [theirs or "", difference or ""]

@@ -59,6 +59,19 @@ def add_trust_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def read_config(path: str, options: dict[str, Any] | None = None) -> Config:
+    """A config, some of its values overridden.
+
+    Raises:
+        FileNotFoundError: no such config.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"config {path} does not exist")
+    cfg = Config.fromfile(path)
+    cfg.merge_from_dict(options or {})
+    return cfg
+
+
 def load_config(args: argparse.Namespace) -> Config:
     """Read a config and apply the options of :func:`argument_parser` to it.
 
@@ -72,11 +85,7 @@ def load_config(args: argparse.Namespace) -> Config:
     """
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     guard_checkpoints(args.trust_checkpoint)
-    if not Path(args.config).is_file():
-        raise FileNotFoundError(f"config {args.config} does not exist")
-    cfg = Config.fromfile(args.config)
-    if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
+    cfg = read_config(args.config, args.cfg_options)
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get("work_dir") is None:

@@ -17,6 +17,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from ..ops import depthwise_conv2d
 from ..ops.layout import lay_out
+from ..ops.reference import conv_output_size
 
 _PLAIN = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -136,6 +137,15 @@ class LearnableConv(nn.Module):
     def reset_parameters(self) -> None:
         """Draw the parameters anew."""
         raise NotImplementedError
+
+    def output_size(self, input_size: Sequence[int]) -> tuple[int, ...]:
+        """Size of the map that ``nn.Conv2d``, with the layer's arguments, makes of another."""
+        sides, zeros = self._padding_sides(), (0,) * self.spatial_dims
+        padded = [
+            size + before + after
+            for size, before, after in zip(input_size, sides[-2::-2], sides[::-2], strict=True)
+        ]
+        return conv_output_size(padded, self.kernel_size, self.stride, zeros, self.dilation)
 
     def multiply_adds(self, output_size: Sequence[int]) -> dict[str, int]:
         """Multiply-adds for one image, as the layer's paper counts them.

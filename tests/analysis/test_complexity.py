@@ -86,6 +86,15 @@ def test_layers_by_hand(kind, options, parts):
     assert counts.parts == parts | dict(network=4 * 2 * PLACES)
 
 
+@pytest.mark.parametrize("padding", ["same", "valid", 1, (2, 0)])
+@pytest.mark.parametrize("size", [2, 3, (1, 4)])
+def test_maps_have_the_size_that_a_plain_convolution_gives(padding, size):
+    arguments = dict(kernel_size=size, padding=padding, dilation=(1, 2))
+    plain = nn.Conv2d(3, 4, **arguments)(torch.randn(1, 3, 10, 12))
+    layer = conv("DRConv", 3, 4, **arguments)
+    assert layer.output_size((10, 12)) == plain.shape[2:]
+
+
 def test_mmcv_s_deformable_convolution():
     counts = count_complexity(DeformConv2dPack(3, 4, 3, padding=1, deform_groups=1), (10, 12))
     taps = 9 * 3 * PLACES
