@@ -41,6 +41,8 @@ def main() -> None:
     for name, count in counts.parts.items():
         print(f"  {name:22}{count / 1e9:12.3f} G")
     print(f"{'norms, ReLUs, pooling':24}{counts.elementwise / 1e9:12.3f} G, not in the sum")
+    published = counts.multiply_adds + counts.elementwise
+    print(f"{'as detectors publish':24}{published / 1e9:12.3f} G, multiply-adds with these")
 
 
 if __name__ == "__main__":

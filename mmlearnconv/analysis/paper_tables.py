@@ -32,8 +32,8 @@ Made by `python tools/paper_tables.py --output docs/paper_tables.md`, which coun
   and 100 masks, segmentors at 2048x512; multiply-adds of detectors and segmentors are with those of
   norms, ReLUs and pooling, as the counter has them with which such figures are published.
 - DK's table 2 repeats the plain rows of its table 1. Plain rows of DCLS's tables 3 and 4 have their
-  parameters and multiply-adds from the ConvNeXt paper, tables 3 and 4; accuracies of both tables
-  are those of the DCLS authors' repository.
+  parameters and multiply-adds from the ConvNeXt paper, tables 3 and 4; accuracies of both tables,
+  and what S and B cost with DCLS, are those of the DCLS authors' repository.
 - Nothing here was trained to these accuracies: they are the papers', and the target. Weights of
   plain backbones load into all of ours but those with orthonormal kernels
   ([pretrained.md](pretrained.md)).

@@ -39,7 +39,11 @@ def test_dcls_has_the_printed_figures(table):
     assert printed["ConvNeXt-S-dcls"] == ("50.2", "9.5")
     assert printed["ConvNeXt-B-dcls"] == ("88.6", "16.5")
     assert printed["Cascade Mask R-CNN, ConvNeXt-T-dcls"] == ("86", "751")
+    assert printed["Cascade Mask R-CNN, ConvNeXt-S-dcls"] == ("108", "844")
+    assert printed["Cascade Mask R-CNN, ConvNeXt-B-dcls"] == ("146", "987")
     assert printed["UPerNet, ConvNeXt-T-dcls"] == ("60", "950")
+    assert printed["UPerNet, ConvNeXt-S-dcls"] == ("82", "1045")
+    assert printed["UPerNet, ConvNeXt-B-dcls"] == ("122", "1193")
 
 
 @pytest.mark.parametrize(
