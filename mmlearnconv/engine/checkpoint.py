@@ -1,5 +1,6 @@
 """Checkpoints as untrusted input: loaded without running what they ask for, written whole."""
 
+import argparse
 import os
 import pickle
 import re
@@ -32,8 +33,10 @@ def _history_method(owner: type, name: str) -> Any:
     return method
 
 
-# What mmengine's checkpoints hold beside tensors and plain values: histories of the log, in numpy.
+# What checkpoints hold beside tensors and plain values: mmengine's histories of the log, in numpy,
+# and the arguments that authors' training scripts save, which run nothing.
 _SAFE_GLOBALS = [
+    argparse.Namespace,
     slice,
     HistoryBuffer,
     (_history_method, "builtins.getattr"),

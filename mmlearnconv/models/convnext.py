@@ -59,7 +59,8 @@ def convert_state_dict(
 
     Args:
         state_dict: of a classifier (``stages.*``, ``head.*``), or of a whole detector or segmentor
-            (``backbone.stages.*``, ...), whose other parts keep their names.
+            (``backbone.stages.*``, ...), whose other parts keep their names; ``module.``, which
+            distributed training puts before them, is left out.
         version: of the package ``dcls``; after v0, square windows count the column first. Default:
             ``'v0'``, or ``'gauss'`` where there are widths.
 
@@ -69,6 +70,7 @@ def convert_state_dict(
     Raises:
         ValueError: there is no ConvNeXt of theirs.
     """
+    state_dict = {key.removeprefix("module."): value for key, value in state_dict.items()}
     prefix = "backbone." if any(k.startswith("backbone.") for k in state_dict) else ""
     if not any(k.startswith(f"{prefix}stages.") and ".dwconv." in k for k in state_dict):
         raise ValueError(

@@ -1,3 +1,4 @@
+import argparse
 import pickle
 import signal
 import subprocess
@@ -37,6 +38,15 @@ def test_what_mmengine_saves_loads(tmp_path):
     loaded = load_checkpoint(tmp_path / "epoch_1.pth")
     assert loaded["message_hub"]["log_scalars"]["loss"].mean(2) == 2
     assert loaded["meta"] == saved["meta"]
+
+
+def test_arguments_of_authors_scripts_load(tmp_path):
+    """DCLS's and ConvNeXt's training scripts save theirs beside the weights."""
+    saved = dict(model=dict(weight=torch.ones(2)), args=argparse.Namespace(lr=4e-3, model="t"))
+    torch.save(saved, tmp_path / "checkpoint.pth")
+    loaded = load_checkpoint(tmp_path / "checkpoint.pth")
+    assert loaded["args"].lr == 4e-3
+    assert torch.equal(loaded["state_dict"]["weight"], torch.ones(2))
 
 
 @pytest.mark.parametrize("legacy", [False, True])

@@ -161,6 +161,12 @@ def test_converted_files_have_the_layout_of_openmmlab(kind, prefix):
     assert_equal(model, theirs)
 
 
+def test_a_file_of_distributed_training_converts_alike():
+    state_dict = network("plain", classifier=True).state_dict()
+    wrapped = {f"module.{key}": value for key, value in state_dict.items()}
+    assert convert_state_dict(wrapped)[0].keys() == convert_state_dict(state_dict)[0].keys()
+
+
 def test_positions_saved_in_every_layer_load_into_shared_ones():
     theirs = network("v0")
     for stage in theirs.stages:
