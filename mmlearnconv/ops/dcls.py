@@ -1,13 +1,13 @@
 """Kernel construction for dilated convolutions with learnable spacings."""
 
 from collections.abc import Sequence
-from itertools import product
 
 import torch
 from torch import Tensor
 
-from .extension import has_kernels
-from .reference import GAUSS_WIDTH, NORM_EPS, TRIANGLE_WIDTH
+from .extension import has_kernels, operator
+from .nan import nan_if_any
+from .reference import GAUSS_WIDTH, NORM_EPS, TRIANGLE_WIDTH, within
 
 INTERPOLATIONS = ("bilinear", "gauss", "triangle")
 
@@ -24,6 +24,7 @@ def dcls_kernel(
     The definition is :func:`mmlearnconv.ops.reference.dcls_kernel`. Bilinear elements touch
     ``2 ** D`` cells each, which are scattered into the window; the other two interpolations are
     separable, so the kernel is a product of a ``(rows, count)`` and a ``(count, columns)`` matrix.
+    A position that is not a number makes all of its kernel's cells NaN.
 
     Args:
         weight: ``(out, in / groups, count)``.
@@ -48,7 +49,7 @@ def dcls_kernel(
         raise ValueError(f"width: shape {tuple(width.shape)}; expected {expected}")
     if interpolation == "bilinear":
         if has_kernels(weight):
-            return torch.ops.mmlearnconv.dcls_kernel(weight, positions, size)
+            return operator("dcls_kernel")(weight, positions, size)
         return _scattered_kernel(weight, positions, size)
     if interpolation in INTERPOLATIONS:
         return _separable_kernel(weight, positions, size, interpolation, width)
@@ -61,7 +62,9 @@ def _scattered_kernel(weight: Tensor, positions: Tensor, size: Sequence[int]) ->
     for axis in range(1, len(size)):
         index = index * size[axis] + cells[..., axis]
     kernel = values.new_zeros(*weight.shape[:2], torch.Size(size).numel())
-    return kernel.scatter_add(2, index, values).unflatten(2, tuple(size))
+    kernel = kernel.scatter_add(2, index, values)
+    kernel = kernel + nan_if_any(weight, 2) + nan_if_any(positions, 0, 3)[0]
+    return kernel.unflatten(2, tuple(size))
 
 
 def dcls_taps(weight: Tensor, positions: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -76,20 +79,23 @@ def dcls_taps(weight: Tensor, positions: Tensor, size: Sequence[int]) -> tuple[T
     """
     lower, parts = [], []
     for axis, cells in enumerate(size):
-        q = positions[axis] + cells // 2
+        q = within(positions[axis] + cells // 2, -2, cells + 1)
         f = q.detach().floor()
         r = q - f
-        lower.append(f.long())
+        lower.append(f.nan_to_num().long())
         parts.append((1 - r, r))
     values, cells = [], []
-    for corner in product((0, 1), repeat=len(size)):
+    for number in range(2 ** len(size)):
+        corner = [number >> axis & 1 for axis in reversed(range(len(size)))]
         value, inside, kept = weight, [], []
         for axis, upper in enumerate(corner):
             at = lower[axis] + upper
             kept.append(at.clamp(0, size[axis] - 1))
             inside.append(kept[-1] == at)
             value = value * parts[axis][upper]
-        values.append(torch.where(torch.stack(inside).all(0), value, 0))
+        # What is not a number stays so: it is no zero.
+        kept_values = torch.stack(inside).all(0) | value.detach().isnan()
+        values.append(torch.where(kept_values, value, 0))
         cells.append(torch.stack(kept, -1))
     return torch.cat(values, 2), torch.cat(cells, 2)
 

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from . import reference
 from .autocast import to_autocast_dtype
-from .extension import depthwise_input_grad, has_kernels, is_compiled
+from .extension import depthwise_input_grad, has_kernels, is_compiled, operator
 from .layout import lay_out
+from .nan import nan_if_any
 
 # PyTorch's planar depthwise kernels on the CPU end at 14 columns; wider ones fall to a path 10 to
 # 30 times slower, while the channels_last kernels keep their pace.
@@ -64,16 +65,13 @@ def depthwise_conv2d(
         cells = torch.cartesian_prod(*(torch.arange(k) for k in size)).expand(len(weight), 1, -1, 2)
         values = weight.flatten(2)
         return depthwise_taps(input, values, cells, bias, size, stride, padding, dilation)
-    channels_last = input.is_contiguous(memory_format=torch.channels_last)
-    format_ = torch.channels_last if channels_last else torch.contiguous_format
-    if max(size) >= _WIDE:
-        input = input.contiguous(memory_format=torch.channels_last)
+    map_ = input.contiguous(memory_format=torch.channels_last) if max(size) >= _WIDE else input
     geometry = (tuple(stride), tuple(padding), tuple(dilation))
     if is_compiled() or _is_plain(size, *geometry):
-        output = _DepthwiseConv2d.apply(input, weight, bias, *geometry)
+        output = _DepthwiseConv2d.apply(map_, weight, bias, *geometry)
     else:
-        output = F.conv2d(input, weight, bias, *geometry, weight.shape[0])
-    return output.contiguous(memory_format=format_)
+        output = F.conv2d(map_, weight, bias, *geometry, weight.shape[0])
+    return lay_out(output, input)
 
 
 def depthwise_taps(
@@ -90,7 +88,8 @@ def depthwise_taps(
 
     The definition, with the arguments' shapes, is
     :func:`mmlearnconv.ops.reference.depthwise_taps`; taps outside the window are for the caller to
-    leave out. The output has the input's memory format.
+    leave out. A value that is not a number makes all outputs of its kernel NaN. The output has the
+    input's memory format.
     """
     (input,) = to_autocast_dtype(input)
     geometry = tuple(stride), tuple(padding), tuple(dilation)
@@ -100,11 +99,12 @@ def depthwise_taps(
         # A plain depthwise convolution for each of a channel's outputs has fast paths.
         outputs = [depthwise_conv2d(input, k[:, None], None, *geometry) for k in kernels.unbind(1)]
         output = torch.stack(outputs, 2).flatten(1, 2)
+        output = output + nan_if_any(values, 2).flatten()[:, None, None]
         if bias is not None:
             output = output + bias.to(output.dtype)[:, None, None]
         return lay_out(output, input)
     output_size = reference.conv_output_size(input.shape[2:], size, *geometry)
-    return torch.ops.mmlearnconv.depthwise_taps(input, values, cells, bias, output_size, *geometry)
+    return operator("depthwise_taps")(input, values, cells, bias, output_size, *geometry)
 
 
 def _is_ours(input: Tensor) -> bool:
@@ -126,6 +126,8 @@ def _is_plain(
 
 class _DepthwiseConv2d(torch.autograd.Function):
     """Depthwise convolution with a backward pass of its own."""
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(
@@ -160,7 +162,7 @@ class _DepthwiseConv2d(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             if is_compiled():
                 dtype = torch.promote_types(input.dtype, torch.float32)
-                grad_weight = torch.ops.mmlearnconv.depthwise_weight_grad(
+                grad_weight = operator("depthwise_weight_grad")(
                     input.to(dtype), grad.to(dtype), size, stride, padding, dilation
                 ).to(weight.dtype)
             else:

@@ -1,15 +1,19 @@
 """Deformable kernels: convolutions whose kernel is resampled from a larger one."""
 
 from collections.abc import Iterator, Sequence
+from math import prod
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import register_flop_formula
 
-from .autocast import to_autocast_dtype
-from .extension import has_kernels
-from .layout import lay_out
+from .autocast import to_autocast_dtype, without_autocast
+from .autograd import differentiable, once
+from .extension import has_kernels, operator
+from .layout import empty_like, lay_out
+from .nan import nan_if_any
 from .per_image import conv2d_per_image
 from .product import rows_product, rows_product_backward
 from .reference import conv_output_size, deformable_im2col, dk_coefficients, im2col
@@ -41,10 +45,13 @@ def dk_conv2d(
     """
     if offsets.shape[2:] == (1, 1) and data_offsets is None:
         coefficients = dk_coefficients(offsets, kernel_size, weight.shape[2:])[..., 0, 0]
+        # Also where the tap that it moves lies off the map.
+        coefficients = coefficients + nan_if_any(coefficients, 1, 2)
 
         def kernels(coefficients: Tensor) -> Tensor:
-            built = torch.einsum("ocs,nks->nock", weight.flatten(2), coefficients)
-            return built.unflatten(3, tuple(kernel_size))
+            cells = weight.flatten(2)
+            built = torch.einsum("ocs,nks->nock", cells.to(coefficients.dtype), coefficients)
+            return built.to(weight.dtype).unflatten(3, tuple(kernel_size))
 
         numel = weight.shape[0] * weight.shape[1] * coefficients.shape[1]
         return conv2d_per_image(
@@ -56,10 +63,8 @@ def dk_conv2d(
     if has_kernels(input):
         geometry = tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation)
         if groups == input.shape[1] == len(weight):
-            return torch.ops.mmlearnconv.dk_depthwise(
-                input, weight, offsets, data_offsets, *geometry
-            )
-        return _LocalConv.apply(input, weight, offsets, data_offsets, groups, *geometry)
+            return operator("dk_depthwise")(input, weight, offsets, data_offsets, *geometry)
+        return _dense(input, weight, offsets, data_offsets, groups, *geometry)
     source = input
     if data_offsets is None:
         source = F.pad(input, (padding[1], padding[1], padding[0], padding[0]))
@@ -117,45 +122,63 @@ def _multiply(columns: Tensor, coefficients: Tensor, weight: Tensor, groups: int
     return output.view(batch, height, width, len(weight)).permute(0, 3, 1, 2)
 
 
-class _LocalConv(torch.autograd.Function):
-    """Resampled columns of the input times the kernel space, a tile of locations at a time."""
+_GEOMETRY = (
+    "SymInt groups, SymInt[] kernel_size, SymInt[] stride, SymInt[] padding, SymInt[] dilation"
+)
 
-    @staticmethod
-    def forward(
-        ctx,
-        input: Tensor,
-        weight: Tensor,
-        offsets: Tensor,
-        data_offsets: Tensor | None,
-        groups: int,
-        *geometry: tuple[int, int],
-    ) -> Tensor:
-        ctx.save_for_backward(input, weight, offsets, data_offsets)
-        ctx.groups, ctx.geometry = groups, geometry
-        x, matrices = _computed(input), _matrices(weight, groups, input.dtype)
-        sampling = x, offsets, data_offsets, weight.shape[2:], *geometry
-        places = offsets[:, 0].numel()
-        output = x.new_empty(places, len(weight))
+
+@torch.library.custom_op(
+    "mmlearnconv::dk_dense",
+    mutates_args=(),
+    schema=f"(Tensor input, Tensor weight, Tensor offsets, Tensor? data_offsets, {_GEOMETRY}) "
+    "-> Tensor",
+)
+def _dense_forward(
+    input: Tensor,
+    weight: Tensor,
+    offsets: Tensor,
+    data_offsets: Tensor | None,
+    groups: int,
+    *geometry: Sequence[int],
+) -> Tensor:
+    """Resampled columns of the input times the kernel space, a tile of locations at a time."""
+    x, matrices = _computed(input), _matrices(weight, groups, input.dtype)
+    sampling = x, offsets, data_offsets, weight.shape[2:], *geometry
+    places = offsets[:, 0].numel()
+    output = x.new_empty(places, len(weight))
+    with without_autocast(input):
         for begin, end, columns in _column_tiles(x, weight, places):
             torch.ops.mmlearnconv.dk_columns(*sampling, begin, end, columns)
             for group, rows in enumerate(columns.unflatten(2, (groups, -1)).unbind(2)):
                 piece = slice(group * matrices.shape[1], (group + 1) * matrices.shape[1])
                 output[begin:end, piece] = rows_product(rows.flatten(1), matrices[group])
-        output = output.view(len(x), *offsets.shape[2:], len(weight)).permute(0, 3, 1, 2)
-        return lay_out(output, input).to(input.dtype)
+    output = output.view(len(x), *offsets.shape[2:], len(weight)).permute(0, 3, 1, 2)
+    return lay_out(output, input).to(input.dtype)
 
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        input, weight, offsets, data_offsets = ctx.saved_tensors
-        groups = ctx.groups
-        x, matrices = _computed(input), _matrices(weight, groups, input.dtype)
-        sampling = x, offsets, data_offsets, weight.shape[2:], *ctx.geometry
-        grad = _computed(grad).permute(0, 2, 3, 1).flatten(0, 2)
-        grad_input = torch.zeros_like(x)
-        grad_matrices = torch.zeros_like(matrices)
-        grad_offsets = torch.zeros_like(offsets, memory_format=torch.contiguous_format)
-        grad_data = None if data_offsets is None else torch.zeros_like(grad_offsets)
+
+@torch.library.custom_op(
+    "mmlearnconv::dk_dense_backward",
+    mutates_args=(),
+    schema="(Tensor grad, Tensor input, Tensor weight, Tensor offsets, Tensor? data_offsets, "
+    f"{_GEOMETRY}) -> (Tensor, Tensor, Tensor, Tensor)",
+)
+def _dense_backward(
+    grad: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    offsets: Tensor,
+    data_offsets: Tensor | None,
+    groups: int,
+    *geometry: Sequence[int],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    x, matrices = _computed(input), _matrices(weight, groups, input.dtype)
+    sampling = x, offsets, data_offsets, weight.shape[2:], *geometry
+    grad = _computed(grad).permute(0, 2, 3, 1).flatten(0, 2)
+    grad_input = torch.zeros_like(x)
+    grad_matrices = torch.zeros_like(matrices)
+    grad_offsets = x.new_zeros(offsets.shape)
+    grad_data = None if data_offsets is None else torch.zeros_like(grad_offsets)
+    with without_autocast(input):
         for begin, end, columns in _column_tiles(x, weight, len(grad)):
             torch.ops.mmlearnconv.dk_columns(*sampling, begin, end, columns)
             rows = columns.unflatten(2, (groups, -1)).unbind(2)
@@ -171,14 +194,52 @@ class _LocalConv(torch.autograd.Function):
                 torch.stack(grad_rows, 2).flatten(2) if groups > 1 else grad_rows[0],
                 *(*sampling, begin, end, grad_input, grad_offsets, grad_data),
             )
-        grad_weight = grad_matrices.unflatten(2, (*weight.shape[2:], -1)).flatten(0, 1)
-        return (
-            grad_input.to(input.dtype),
-            grad_weight.permute(0, 3, 1, 2).to(weight.dtype),
-            grad_offsets,
-            grad_data,
-            *(None,) * 5,
-        )
+    grad_weight = grad_matrices.unflatten(2, (*weight.shape[2:], -1)).flatten(0, 1)
+    return (
+        lay_out(grad_input.to(input.dtype), input),
+        grad_weight.permute(0, 3, 1, 2).to(weight.dtype, copy=True).contiguous(),
+        grad_offsets.to(offsets.dtype),
+        offsets.new_empty(0) if grad_data is None else grad_data.to(data_offsets.dtype),
+    )
+
+
+@_dense_forward.register_fake
+def _(input, weight, offsets, *_):
+    return empty_like(input, (input.shape[0], len(weight), *offsets.shape[2:]))
+
+
+@_dense_backward.register_fake
+def _(grad, input, weight, offsets, data_offsets, *_):
+    return (
+        empty_like(input, input.shape),
+        weight.new_empty(weight.shape),
+        offsets.new_empty(offsets.shape),
+        offsets.new_empty(0 if data_offsets is None else offsets.shape),
+    )
+
+
+def _dense_context(ctx, inputs, output) -> None:
+    *tensors, ctx.groups, kernel_size, stride, padding, dilation = inputs
+    ctx.save_for_backward(*tensors)
+    ctx.geometry = kernel_size, stride, padding, dilation
+
+
+_dense_gradients = once("dk_dense_backward")
+
+
+def _dense_gradient(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    *gradients, grad_data = _dense_gradients(grad, *ctx.saved_tensors, ctx.groups, *ctx.geometry)
+    return *gradients, None if ctx.saved_tensors[3] is None else grad_data, *(None,) * 5
+
+
+_dense = differentiable("dk_dense", _dense_gradient, _dense_context)
+
+
+@register_flop_formula(torch.ops.mmlearnconv.dk_dense)
+def _dense_flops(input, weight, offsets, *_, out_shape, **__) -> int:
+    """Four cells a tap; then the product with the kernel space."""
+    places = out_shape[0] * prod(out_shape[2:])
+    return 4 * places * input[1] * offsets[1] + 2 * prod(out_shape) * prod(weight[1:])
 
 
 def _computed(tensor: Tensor) -> Tensor:

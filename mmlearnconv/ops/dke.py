@@ -2,19 +2,40 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from math import prod
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
-from .autocast import to_autocast_dtype
+from . import reference
+from .autocast import to_autocast_dtype, without_autocast
+from .autograd import differentiable, differentiated_once, once
 from .depthwise import depthwise_taps
 from .extension import has_kernels
-from .layout import empty_like
-from .reference import conv_output_size, dke_response
+from .layout import empty_like, lay_out
+from .reference import conv_output_size
 
 # Numbers that one tile's interpolated input may take: 4 MB in float32.
 _TILE = 2**20
+
+
+def dke_response(
+    positions: Tensor,
+    size: Sequence[int],
+    interpolation: str,
+    alpha: Tensor | float,
+    radius: float,
+) -> Tensor:
+    """:func:`mmlearnconv.ops.reference.dke_response`, with its arguments, differentiable once.
+
+    The Gaussian's gradient is a definition, not the derivative of what it computes: a second one
+    would follow neither.
+    """
+    if interpolation == "gauss":
+        positions = differentiated_once(positions, "the gradient of DKE's positions")
+    return reference.dke_response(positions, size, interpolation, alpha, radius)
 
 
 def dke_taps(
@@ -39,12 +60,12 @@ def dke_taps(
     reach = math.floor((radius if interpolation == "gauss" else 1) + 0.5)
     middles = [(n - 1) / 2 for n in window]
     along = torch.arange(-reach, reach + 1, device=positions.device)
-    nearest, cells, parts = [], [], []
+    cells, parts = [], []
     for axis, middle in enumerate(middles):
         place = positions[..., axis] + middle
-        nearest.append(place.detach().round())
-        parts.append(place - nearest[-1])
-        cells.append(nearest[-1].long()[..., None] + along)
+        nearest = place.detach().round()
+        parts.append(place - nearest)
+        cells.append(nearest.nan_to_num().long()[..., None] + along)
     side = 2 * reach + 1
     values = dke_response(torch.stack(parts, -1), (side, side), interpolation, alpha, radius)
     rows, columns = torch.broadcast_tensors(cells[0][..., :, None], cells[1][..., None, :])
@@ -85,55 +106,69 @@ def dke_conv2d(
     input, weight, attention = to_autocast_dtype(input, weight, attention)
     geometry = tuple(window), tuple(stride), tuple(padding), tuple(dilation)
     if has_kernels(input):
-        arguments = (input, weight, values, cells, attention, groups, *geometry)
-        return _InterpolatedConv.apply(*arguments)
+        return _interpolated(input, weight, values, cells, attention, groups, *geometry)
     columns = depthwise_taps(input, values, cells, None, *geometry)
     if attention is not None:
         columns = (columns.unflatten(1, (input.shape[1], -1)) * attention[:, None]).flatten(1, 2)
     return F.conv2d(columns, weight.flatten(1)[..., None, None], groups=groups)
 
 
-class _InterpolatedConv(torch.autograd.Function):
-    """Interpolated columns of the input times the weight, a tile of rows at a time."""
+_ARGUMENTS = (
+    "Tensor input, Tensor weight, Tensor values, Tensor cells, Tensor? attention, SymInt groups, "
+    "SymInt[] window, SymInt[] stride, SymInt[] padding, SymInt[] dilation"
+)
 
-    @staticmethod
-    def forward(
-        ctx,
-        input: Tensor,
-        weight: Tensor,
-        values: Tensor,
-        cells: Tensor,
-        attention: Tensor | None,
-        groups: int,
-        *geometry: tuple[int, int],
-    ) -> Tensor:
-        ctx.save_for_backward(input, weight, values, cells, attention)
-        ctx.groups, ctx.geometry = groups, geometry
-        x, matrix, scores = _computed(input, weight.flatten(1)[..., None, None], attention)
-        size = conv_output_size(x.shape[2:], geometry[0], *geometry[1:])
-        output = empty_like(input, (len(x), len(weight), *size), x.dtype)
+
+@torch.library.custom_op(
+    "mmlearnconv::dke_conv", mutates_args=(), schema=f"({_ARGUMENTS}) -> Tensor"
+)
+def _interpolated_forward(
+    input: Tensor,
+    weight: Tensor,
+    values: Tensor,
+    cells: Tensor,
+    attention: Tensor | None,
+    groups: int,
+    *geometry: Sequence[int],
+) -> Tensor:
+    """Interpolated columns of the input times the weight, a tile of rows at a time."""
+    x, matrix, scores = _computed(input, weight.flatten(1)[..., None, None], attention)
+    size = conv_output_size(x.shape[2:], *geometry)
+    output = empty_like(input, (len(x), len(weight), *size), x.dtype)
+    with without_autocast(input):
         for n, rows, _, _, columns in _tiles(x, values, cells, geometry):
             if scores is not None:
                 columns *= scores[n, :, rows]
             output[n, :, rows] = F.conv2d(columns.flatten(0, 1)[None], matrix, groups=groups)[0]
-        return output.to(input.dtype)
+    return output.to(input.dtype)
 
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        input, weight, values, cells, attention = ctx.saved_tensors
-        _, stride, _, dilation = ctx.geometry
-        x, matrix, scores, grad = _computed(
-            input, weight.flatten(1)[..., None, None], attention, grad
-        )
-        grad_x, grad_matrix = torch.zeros_like(x), torch.zeros_like(matrix)
-        grad_values = torch.zeros_like(values)
-        grad_scores = None if scores is None else torch.zeros_like(scores)
-        for n, rows, sees, padding, columns in _tiles(x, values, cells, ctx.geometry):
+
+@torch.library.custom_op(
+    "mmlearnconv::dke_conv_backward",
+    mutates_args=(),
+    schema=f"(Tensor grad, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor)",
+)
+def _interpolated_backward(
+    grad: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    values: Tensor,
+    cells: Tensor,
+    attention: Tensor | None,
+    groups: int,
+    *geometry: Sequence[int],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    _, stride, _, dilation = geometry
+    x, matrix, scores, grad = _computed(input, weight.flatten(1)[..., None, None], attention, grad)
+    grad_x, grad_matrix = torch.zeros_like(x), torch.zeros_like(matrix)
+    grad_values = torch.zeros_like(values, memory_format=torch.contiguous_format)
+    grad_scores = None if scores is None else torch.zeros_like(scores)
+    with without_autocast(input):
+        for n, rows, sees, padding, columns in _tiles(x, values, cells, geometry):
             seen = columns if scores is None else columns * scores[n, :, rows]
             passed, of_matrix, _ = torch.ops.aten.convolution_backward(
                 *(grad[None, n, :, rows], seen.flatten(0, 1)[None], matrix, None),
-                *([1, 1], [0, 0], [1, 1], False, [0, 0], ctx.groups, [True, True, False]),
+                *([1, 1], [0, 0], [1, 1], False, [0, 0], groups, [True, True, False]),
             )
             grad_matrix += of_matrix
             passed = passed[0].view_as(columns)
@@ -146,14 +181,54 @@ class _InterpolatedConv(torch.autograd.Function):
             )
             grad_x[n, :, sees] += of_piece[0]
             grad_values += of_values
-        return (
-            grad_x.to(input.dtype),
-            grad_matrix.view_as(weight).to(weight.dtype),
-            grad_values,
-            None,
-            None if scores is None else grad_scores.to(attention.dtype),
-            *(None,) * 5,
-        )
+    return (
+        lay_out(grad_x.to(input.dtype), input),
+        grad_matrix.view_as(weight).to(weight.dtype),
+        grad_values,
+        input.new_empty(0) if scores is None else grad_scores.to(attention.dtype),
+    )
+
+
+@_interpolated_forward.register_fake
+def _(input, weight, values, cells, attention, groups, *geometry):
+    size = conv_output_size(input.shape[2:], *geometry)
+    return empty_like(input, (input.shape[0], len(weight), *size))
+
+
+@_interpolated_backward.register_fake
+def _(grad, input, weight, values, cells, attention, *_):
+    return (
+        empty_like(input, input.shape),
+        weight.new_empty(weight.shape),
+        values.new_empty(values.shape),
+        input.new_empty(0) if attention is None else attention.new_empty(attention.shape),
+    )
+
+
+def _interpolated_context(ctx, inputs, output) -> None:
+    *tensors, ctx.groups, window, stride, padding, dilation = inputs
+    ctx.save_for_backward(*tensors)
+    ctx.geometry = window, stride, padding, dilation
+
+
+_interpolated_gradients = once("dke_conv_backward")
+
+
+def _interpolated_gradient(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    arguments = *ctx.saved_tensors, ctx.groups, *ctx.geometry
+    *gradients, grad_scores = _interpolated_gradients(grad, *arguments)
+    scored = ctx.saved_tensors[4] is not None
+    return *gradients, None, grad_scores if scored else None, *(None,) * 5
+
+
+_interpolated = differentiable("dke_conv", _interpolated_gradient, _interpolated_context)
+
+
+@register_flop_formula(torch.ops.mmlearnconv.dke_conv)
+def _interpolated_flops(input, weight, values, *_, out_shape, **__) -> int:
+    """The taps of every channel and point; then the product with the weight."""
+    places = out_shape[0] * prod(out_shape[2:])
+    return 2 * places * prod(values) + 2 * prod(out_shape) * prod(weight[1:])
 
 
 def _tiles(

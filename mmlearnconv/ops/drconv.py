@@ -1,6 +1,6 @@
 """Region-aware convolution: every location has the filter of its region."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from math import prod
 from typing import NamedTuple
 
@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from .autocast import to_autocast_dtype
+from .autocast import to_autocast_dtype, without_autocast
+from .autograd import differentiable, once
 from .extension import has_kernels
 from .layout import empty_like, lay_out
 from .per_image import conv2d_per_image
@@ -34,9 +35,13 @@ def drconv2d(
     """Region-aware convolution with any filters, of the size of a convolution.
 
     The definition, with the arguments' shapes, is :func:`mmlearnconv.ops.reference.drconv2d`.
+
+    Raises:
+        ValueError: the guide has not the output's rows and columns.
     """
     input, filters = to_autocast_dtype(input, filters)
     size = conv_output_size(input.shape[2:], filters.shape[4:], stride, padding, dilation)
+    _check_guide(guide, input.shape[0], size)
     if filters.shape[4:] == (1, 1):
         sides = padding[1], padding[1], padding[0], padding[0]
         seen = F.pad(input, sides) if any(sides) else input
@@ -46,10 +51,11 @@ def drconv2d(
         rows = F.unfold(input, tuple(filters.shape[4:]), *geometry).transpose(1, 2)
     filters = filters.flatten(3)
     images, regions = filters.shape[:2]
-    region = guide.flatten(2).max(1).indices
+    best, region = guide.flatten(2).max(1)
     own = region + regions * torch.arange(images, device=region.device)[:, None]
     output = _region_product(rows.flatten(0, 1), filters.flatten(0, 1), own.flatten(), groups)
     output = output.view(images, rows.shape[1], filters.shape[2])
+    output = output + _nan_unless_finite(best).to(output.dtype)[..., None]
     if _wants_gradient(rows, filters, guide):
         output = _GuideGradient.apply(output, guide.flatten(2), rows, filters, groups)
     return _as_map(output, size, input)
@@ -85,7 +91,12 @@ def drconv2d_factorised(
 
     Returns:
         Tensor: ``(N, out, H', W')``.
+
+    Raises:
+        ValueError: the guide has not the output's rows and columns.
     """
+    size = conv_output_size(input.shape[2:], pattern.shape[2:], stride, padding, dilation)
+    _check_guide(guide, input.shape[0], size)
     input, pattern, value, offset = to_autocast_dtype(input, pattern, value, offset)
     geometry = tuple(stride), tuple(padding), tuple(dilation)
     if pattern.shape[2:] == (1, 1) and value.numel() <= input[:1].numel():
@@ -96,6 +107,19 @@ def drconv2d_factorised(
     return _with_features(input, guide, pattern, value, offset, *geometry, groups)
 
 
+def _check_guide(guide: Tensor, batch: int, size: Sequence[int]) -> None:
+    if guide.ndim != 4 or (guide.shape[0], *guide.shape[2:]) != (batch, *size):
+        raise ValueError(
+            f"guide: shape {tuple(guide.shape)}; must be (N, regions, H', W') with the output's "
+            f"N={batch} and (H', W')={tuple(size)}"
+        )
+
+
+def _nan_unless_finite(best: Tensor) -> Tensor:
+    """What outputs are added where this is the guide's largest number: else no region is theirs."""
+    return (best - best).detach()
+
+
 def _wants_gradient(*tensors: Tensor) -> bool:
     # A trace, by which complexity is counted, does not see into a custom Function.
     wants = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
@@ -104,46 +128,71 @@ def _wants_gradient(*tensors: Tensor) -> bool:
 
 def _as_map(rows: Tensor, size: Sequence[int], input: Tensor) -> Tensor:
     """``(N, places, out)`` as ``(N, out, H', W')``, laid out as the input is."""
-    return lay_out(rows.unflatten(1, tuple(size)).permute(0, 3, 1, 2), input)
+    maps = rows.reshape(rows.shape[0], *size, rows.shape[2])
+    return lay_out(maps.permute(0, 3, 1, 2), input)
 
 
 class _GuideGradient(torch.autograd.Function):
     """The identity on ``output``; gives the guide the gradient of Eq. 6-8."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(
-        ctx, output: Tensor, guide: Tensor, rows: Tensor, filters: Tensor, groups: int
+        output: Tensor, guide: Tensor, rows: Tensor, filters: Tensor, groups: int
     ) -> Tensor:
-        ctx.save_for_backward(guide, rows, filters)
-        ctx.groups = groups
         return output.view_as(output)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    def setup_context(ctx, inputs, output) -> None:
+        _, *tensors, ctx.groups = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        if not ctx.needs_input_grad[1]:
-            return grad, *(None,) * 4
-        guide, rows, filters = ctx.saved_tensors
-        regions, out = filters.shape[1:3]
-        inner = torch.empty_like(guide)
-        # Some locations' responses at a time: all of them would be as many outputs.
-        step = _tile(rows, regions * out)
+        of_guide = None
+        if ctx.needs_input_grad[1]:
+            of_guide = _guide_gradient(grad, *ctx.saved_tensors, ctx.groups)
+        return grad, of_guide, None, None, None
+
+
+@torch.library.custom_op(
+    "mmlearnconv::drconv_guide_backward",
+    mutates_args=(),
+    schema="(Tensor grad, Tensor guide, Tensor rows, Tensor filters, SymInt groups) -> Tensor",
+)
+def _guide_backward(
+    grad: Tensor, guide: Tensor, rows: Tensor, filters: Tensor, groups: int
+) -> Tensor:
+    """Gradient of the guide ``(N, regions, places)``."""
+    regions, out = filters.shape[1:3]
+    inner = torch.empty_like(guide, dtype=torch.promote_types(rows.dtype, torch.float32))
+    # Some locations' responses at a time: all of them would be as many outputs.
+    step = _tile(rows, regions * out)
+    with without_autocast(rows):
         for n in range(len(rows)):
             for begin in range(0, rows.shape[1], step):
                 places = slice(begin, begin + step)
                 # Filters of a group side by side: (g, regions * out / g, K).
-                of_image = filters[n].unflatten(1, (ctx.groups, -1)).transpose(0, 1).flatten(1, 2)
-                responses = _grouped_product(rows[n, places], of_image.flatten(0, 1), ctx.groups)
-                responses = responses.view(len(responses), ctx.groups, regions, -1)
-                seen = grad[n, places].unflatten(1, (ctx.groups, 1, -1))
+                of_image = filters[n].unflatten(1, (groups, -1)).transpose(0, 1).flatten(1, 2)
+                responses = _grouped_product(rows[n, places], of_image.flatten(0, 1), groups)
+                responses = responses.view(len(responses), groups, regions, -1)
+                seen = grad[n, places].unflatten(1, (groups, 1, -1)).to(responses.dtype)
                 inner[n, :, places] = torch.linalg.vecdot(responses, seen).sum(1).T.to(inner.dtype)
-        return grad, _through_softmax(guide, inner), None, None, None
+        return _through_softmax(guide, inner)
+
+
+_guide_backward.register_fake(lambda grad, guide, *_: torch.empty_like(guide))
+_guide_gradient = once("drconv_guide_backward")
 
 
 def _through_softmax(guide: Tensor, inner: Tensor) -> Tensor:
-    """Gradient of the guide ``(N, regions, ...)`` from that of its softmax."""
-    soft = guide.softmax(1)
-    return soft * (inner - (soft * inner).sum(1, keepdim=True))
+    """Gradient of the guide ``(N, regions, ...)`` from that of its softmax, in the latter's dtype.
+
+    Half precision would overflow before the softmax's small numbers bring it down.
+    """
+    soft = guide.to(inner.dtype).softmax(1)
+    return (soft * (inner - (soft * inner).sum(1, keepdim=True))).to(guide.dtype)
 
 
 def _grouped_product(rows: Tensor, matrix: Tensor, groups: int) -> Tensor:
@@ -270,29 +319,20 @@ def _product_of_regions_backward(
 
 
 _region_product_operator = torch.library.custom_op(
-    "mmlearnconv::region_product", _product_of_regions, mutates_args=()
+    "mmlearnconv::region_product",
+    _product_of_regions,
+    mutates_args=(),
+    schema="(Tensor rows, Tensor filters, Tensor region, SymInt groups) -> Tensor",
 )
-
-
-def _region_product(rows: Tensor, filters: Tensor, region: Tensor, groups: int) -> Tensor:
-    # As an operator its sizes, which the data say, do not break a compiled graph.
-    traced = torch.jit.is_tracing()
-    product = _product_of_regions if traced else _region_product_operator
-    return product(rows, filters, region, groups)
-
-
 _region_product_backward = torch.library.custom_op(
-    "mmlearnconv::region_product_backward", _product_of_regions_backward, mutates_args=()
+    "mmlearnconv::region_product_backward",
+    _product_of_regions_backward,
+    mutates_args=(),
+    schema="(Tensor grad, Tensor rows, Tensor filters, Tensor region, SymInt groups) "
+    "-> (Tensor, Tensor)",
 )
-
-
-def _region_product_context(ctx, inputs, output) -> None:
-    *tensors, ctx.groups = inputs
-    ctx.save_for_backward(*tensors)
-
-
 _region_product_operator.register_fake(
-    lambda rows, filters, region, groups: rows.new_empty(len(rows), filters.shape[1])
+    lambda rows, filters, *_: rows.new_empty(rows.shape[0], filters.shape[1])
 )
 _region_product_backward.register_fake(
     lambda grad, rows, filters, region, groups: (
@@ -300,10 +340,30 @@ _region_product_backward.register_fake(
         torch.empty_like(filters),
     )
 )
-_region_product_operator.register_autograd(
-    lambda ctx, grad: (*_region_product_backward(grad, *ctx.saved_tensors, ctx.groups), None, None),
-    setup_context=_region_product_context,
+_region_product_gradients = once("region_product_backward")
+
+
+def _region_product_context(ctx, inputs, output) -> None:
+    *tensors, ctx.groups = inputs
+    ctx.save_for_backward(*tensors)
+
+
+_differentiable_region_product = differentiable(
+    "region_product",
+    lambda ctx, grad: (
+        *_region_product_gradients(grad, *ctx.saved_tensors, ctx.groups),
+        None,
+        None,
+    ),
+    _region_product_context,
 )
+
+
+def _region_product(rows: Tensor, filters: Tensor, region: Tensor, groups: int) -> Tensor:
+    # As an operator its sizes, which the data say, do not break a compiled graph.
+    traced = torch.jit.is_tracing()
+    product = _product_of_regions if traced else _differentiable_region_product
+    return product(rows, filters, region, groups)
 
 
 @register_flop_formula(torch.ops.mmlearnconv.region_product)
@@ -311,8 +371,16 @@ def _region_product_flops(rows, filters, *_, out_shape, **__) -> int:
     return 2 * prod(out_shape) * filters[2]
 
 
-@torch.library.custom_op("mmlearnconv::drconv_factorised", mutates_args=())
-def _factorised(
+_FACTORISED = (
+    "Tensor input, Tensor guide, Tensor pattern, Tensor value, Tensor offset, SymInt[] stride, "
+    "SymInt[] padding, SymInt[] dilation, SymInt groups"
+)
+
+
+@torch.library.custom_op(
+    "mmlearnconv::drconv_factorised", mutates_args=(), schema=f"({_FACTORISED}) -> Tensor"
+)
+def _factorised_forward(
     input: Tensor,
     guide: Tensor,
     pattern: Tensor,
@@ -324,21 +392,28 @@ def _factorised(
     groups: int,
 ) -> Tensor:
     x, pattern, matrices = _computed(input, pattern, value, offset)
-    region = guide.max(1).indices.flatten()
+    best, region = guide.max(1)
+    region = region.flatten()
     geometry = guide.shape[2:], stride, padding, dilation
     output = x.new_empty(len(region), value.shape[1])
-    for tile in _feature_tiles(x, pattern, region, geometry):
-        rows = _by_group(tile.features, groups)
-        if isinstance(tile.region, int):
-            product = _grouped_product(rows, matrices[tile.region], groups)
-        else:
-            product = _product_of_regions(rows, matrices, tile.region, groups)
-        output.index_copy_(0, tile.places, product.to(output.dtype))
+    with without_autocast(x):
+        for tile in _feature_tiles(x, pattern, region, geometry):
+            rows = _by_group(tile.features, groups)
+            if isinstance(tile.region, int):
+                product = _grouped_product(rows, matrices[tile.region], groups)
+            else:
+                product = _product_of_regions(rows, matrices, tile.region, groups)
+            output.index_copy_(0, tile.places, product.to(output.dtype))
+    output += _nan_unless_finite(best).to(output.dtype).view(-1, 1)
     output = output.view(len(input), guide.shape[2:].numel(), value.shape[1])
     return _as_map(output, guide.shape[2:], input).to(input.dtype)
 
 
-@torch.library.custom_op("mmlearnconv::drconv_factorised_backward", mutates_args=())
+@torch.library.custom_op(
+    "mmlearnconv::drconv_factorised_backward",
+    mutates_args=(),
+    schema=f"(Tensor grad, {_FACTORISED}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
 def _factorised_backward(
     grad: Tensor,
     input: Tensor,
@@ -357,26 +432,28 @@ def _factorised_backward(
     grad = grad.to(x.dtype).permute(0, 2, 3, 1).flatten(0, 2)
     grad_x, grad_shares = torch.zeros_like(x), torch.zeros_like(shares)
     grad_matrices = torch.zeros_like(matrices)
-    for tile in _feature_tiles(x, shares, region, geometry):
-        seen = grad.index_select(0, tile.places), _by_group(tile.features, groups)
-        if isinstance(tile.region, int):
-            of_rows, of_matrix = _grouped_product_backward(*seen, matrices[tile.region], groups)
-            grad_matrices[tile.region] += of_matrix
-        else:
-            of_rows, of_matrices = _product_of_regions_backward(
-                *seen, matrices, tile.region, groups
+    with without_autocast(x):
+        for tile in _feature_tiles(x, shares, region, geometry):
+            seen = grad.index_select(0, tile.places), _by_group(tile.features, groups)
+            if isinstance(tile.region, int):
+                own = matrices[tile.region]
+                of_rows, of_matrix = _grouped_product_backward(*seen, own, groups)
+                grad_matrices[tile.region] += of_matrix
+            else:
+                of_rows, of_matrices = _product_of_regions_backward(
+                    *seen, matrices, tile.region, groups
+                )
+                grad_matrices += of_matrices
+            of_features = _from_group(of_rows, tile.features, groups)
+            torch.ops.mmlearnconv.drconv_features_backward(
+                of_features, *tile.sampling, grad_x, grad_shares
             )
-            grad_matrices += of_matrices
-        of_features = _from_group(of_rows, tile.features, groups)
-        torch.ops.mmlearnconv.drconv_features_backward(
-            of_features, *tile.sampling, grad_x, grad_shares
-        )
-    inner = _inner_products(grad, x, shares, value, offset, geometry, groups)
+        inner = _inner_products(grad, x, shares, value, offset, geometry, groups)
     inner = inner.view(len(x), *guide.shape[2:], len(value)).permute(0, 3, 1, 2)
     grad_value, grad_offset = grad_matrices.unflatten(2, (2, -1)).unbind(2)
     return (
         lay_out(grad_x.to(input.dtype), input),
-        _through_softmax(guide, inner.to(guide.dtype)).contiguous(),
+        _through_softmax(guide, inner).contiguous(),
         grad_shares.to(pattern.dtype),
         grad_value.to(value.dtype, copy=True).contiguous(),
         grad_offset.to(offset.dtype, copy=True).contiguous(),
@@ -458,9 +535,9 @@ def _inner_products(
     return inner
 
 
-@_factorised.register_fake
+@_factorised_forward.register_fake
 def _(input, guide, pattern, value, offset, stride, padding, dilation, groups):
-    return empty_like(input, (len(input), value.shape[1], *guide.shape[2:]))
+    return empty_like(input, (input.shape[0], value.shape[1], *guide.shape[2:]))
 
 
 @_factorised_backward.register_fake
@@ -475,12 +552,14 @@ def _factorised_context(ctx, inputs, output) -> None:
     ctx.geometry = stride, padding, dilation, groups
 
 
-_factorised.register_autograd(
+_factorised_gradients = once("drconv_factorised_backward")
+_factorised = differentiable(
+    "drconv_factorised",
     lambda ctx, grad: (
-        *_factorised_backward(grad, *ctx.saved_tensors, *ctx.geometry),
+        *_factorised_gradients(grad, *ctx.saved_tensors, *ctx.geometry),
         *(None,) * 4,
     ),
-    setup_context=_factorised_context,
+    _factorised_context,
 )
 
 
@@ -502,7 +581,7 @@ def _with_features(
     groups: int,
 ) -> Tensor:
     """:func:`drconv2d_factorised` on PyTorch's own operations."""
-    region = guide.max(1).indices
+    best, region = guide.max(1)
     taps = pattern.shape[2] * pattern.shape[3]
     index = region.flatten(1)[:, None].expand(-1, taps, -1)
     shares = pattern.flatten(2).transpose(1, 2).gather(2, index).unflatten(2, region.shape[1:])
@@ -516,45 +595,78 @@ def _with_features(
     rows = torch.stack([weighted, plain]).permute(1, 3, 4, 0, 2).flatten(0, 2)
     filters = torch.cat([value, offset], 2)
     output = _region_product(_by_group(rows, groups), filters, region.flatten(), groups)
-    output = output.view(len(input), region.shape[1:].numel(), value.shape[1])
+    output = output.view(input.shape[0], region.shape[1] * region.shape[2], value.shape[1])
+    output = output + _nan_unless_finite(best).to(output.dtype).flatten(1)[..., None]
     output = _as_map(output, region.shape[1:], input)
     if not _wants_gradient(rows, filters, guide):
         return output
 
-    def response(t: int) -> Tensor:
-        own = conv2d_per_image(
-            padded,
-            pattern[:, t],
-            lambda p: p[:, None, None].expand(-1, input.shape[1], 1, -1, -1),
-            input.shape[1] * taps,
-            stride,
-            (0, 0),
-            dilation,
-            input.shape[1],
-        )
-        return F.conv2d(own, value[t, ..., None, None], groups=groups) + F.conv2d(
-            plain, offset[t, ..., None, None], groups=groups
-        )
-
-    return _GuideGradientByResponse.apply(output, guide, response)
+    tensors = padded, plain, pattern, value, offset
+    return _GuideGradientByResponse.apply(output, guide, *tensors, stride, dilation, groups)
 
 
 class _GuideGradientByResponse(torch.autograd.Function):
     """:class:`_GuideGradient` from each region's response to the whole batch."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, output: Tensor, guide: Tensor, response: Callable[[int], Tensor]) -> Tensor:
-        ctx.save_for_backward(guide)
-        ctx.response = response
+    def forward(output: Tensor, *_: Tensor | Sequence[int] | int) -> Tensor:
         return output.view_as(output)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    def setup_context(ctx, inputs, output) -> None:
+        _, *tensors, stride, dilation, groups = inputs
+        ctx.save_for_backward(*tensors)
+        ctx.geometry = stride, dilation, groups
+
+    @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (guide,) = ctx.saved_tensors
-        # One region's response at a time: all of them would be as many outputs.
-        inner = [(grad * ctx.response(t)).sum(1) for t in range(guide.shape[1])]
-        return grad, _through_softmax(guide, torch.stack(inner, 1).to(guide.dtype)), None
+        return grad, _response_gradient(grad, *ctx.saved_tensors, *ctx.geometry), *(None,) * 8
+
+
+@torch.library.custom_op(
+    "mmlearnconv::drconv_response_backward",
+    mutates_args=(),
+    schema="(Tensor grad, Tensor guide, Tensor padded, Tensor plain, Tensor pattern, Tensor value, "
+    "Tensor offset, SymInt[] stride, SymInt[] dilation, SymInt groups) -> Tensor",
+)
+def _response_backward(
+    grad: Tensor,
+    guide: Tensor,
+    padded: Tensor,
+    plain: Tensor,
+    pattern: Tensor,
+    value: Tensor,
+    offset: Tensor,
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """Gradient of the guide, from one region's response at a time: all would be as many outputs."""
+    channels = padded.shape[1]
+    inner = []
+    with without_autocast(padded):
+        for own, of_value, of_offset in zip(pattern.unbind(1), value, offset, strict=True):
+            weighted = conv2d_per_image(
+                padded,
+                own,
+                lambda p: p[:, None, None].expand(-1, channels, 1, -1, -1),
+                channels * own[:1].numel(),
+                stride,
+                (0, 0),
+                dilation,
+                channels,
+            )
+            response = F.conv2d(weighted, of_value[..., None, None], groups=groups)
+            response += F.conv2d(plain, of_offset[..., None, None], groups=groups)
+            dtype = torch.promote_types(grad.dtype, torch.float32)
+            inner.append((grad.to(dtype) * response).sum(1))
+        return _through_softmax(guide, torch.stack(inner, 1))
+
+
+_response_backward.register_fake(lambda grad, guide, *_: guide.new_empty(guide.shape))
+_response_gradient = once("drconv_response_backward")
 
 
 def _taps(

@@ -2,7 +2,8 @@
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib.machinery import EXTENSION_SUFFIXES
 from math import prod
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from .autograd import differentiable, once
 from .layout import empty_like
 
 _BUILD = "build them with `pip install -e . --no-build-isolation` (it needs a C++ compiler)"
@@ -31,6 +33,11 @@ _OPERATORS = (
 )
 
 
+def operator(name: str) -> Callable:
+    """A compiled operator that has a derivative, as a function."""
+    return _functions[name]
+
+
 def is_compiled() -> bool:
     """Whether the compiled operations are there."""
     return _COMPILED
@@ -48,10 +55,14 @@ def _load() -> bool:
     """Load the compiled operations, or warn why not."""
     if os.environ.get("MMLEARNCONV_WITHOUT_OPS") == "1":
         return False
-    paths = sorted(Path(__file__).parent.glob("_ext*.so"))
+    folder = Path(__file__).parent
+    # A checkout may hold builds for several Pythons, and for the PyTorch of each.
+    paths = [p for suffix in EXTENSION_SUFFIXES if (p := folder / f"_ext{suffix}").is_file()]
     if not paths:
+        others = ", ".join(path.name for path in sorted(folder.glob("_ext*.so")))
+        state = f"built for another Python ({others})" if others else "not built"
         warnings.warn(
-            f"mmlearnconv's compiled operations are not built, PyTorch's are slower: {_BUILD}",
+            f"mmlearnconv's compiled operations are {state}, PyTorch's are slower: {_BUILD}",
             stacklevel=3,
         )
         return False
@@ -90,20 +101,9 @@ def _register() -> None:
             positions.new_empty(positions.shape),
         ),
     )
-    library.register_autograd(
-        "mmlearnconv::dcls_kernel", _dcls_kernel_backward, setup_context=_dcls_kernel_context
-    )
     library.register_fake("mmlearnconv::depthwise_weight_grad", _fake_weight_grad)
     library.register_fake("mmlearnconv::depthwise_taps", _fake_taps)
     library.register_fake("mmlearnconv::depthwise_taps_backward", _fake_taps_backward)
-    library.register_autograd(
-        "mmlearnconv::depthwise_weight_grad",
-        _weight_grad_backward,
-        setup_context=_weight_grad_context,
-    )
-    library.register_autograd(
-        "mmlearnconv::depthwise_taps", _taps_backward, setup_context=_taps_context
-    )
     library.register_fake("mmlearnconv::dk_depthwise", _fake_dk_depthwise)
     library.register_fake("mmlearnconv::dk_depthwise_backward", _fake_dk_depthwise_backward)
     library.register_fake("mmlearnconv::dk_columns", lambda *_: None)
@@ -112,10 +112,7 @@ def _register() -> None:
     library.register_fake("mmlearnconv::drconv_features_backward", lambda *_: None)
     library.register_fake(
         "mmlearnconv::drconv_inner",
-        lambda products, input, pattern, *_: input.new_empty(len(products), pattern.shape[1]),
-    )
-    library.register_autograd(
-        "mmlearnconv::dk_depthwise", _dk_depthwise_backward, setup_context=_dk_depthwise_context
+        lambda products, input, pattern, *_: input.new_empty(products.shape[0], pattern.shape[1]),
     )
     # A multiply-add is two operations to PyTorch's counter.
     register_flop_formula(torch.ops.mmlearnconv.depthwise_taps)(
@@ -136,8 +133,7 @@ def _dcls_kernel_context(ctx, inputs, output) -> None:
 
 
 def _dcls_kernel_backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-    backward = torch.ops.mmlearnconv.dcls_kernel_backward
-    return *backward(grad, *ctx.saved_tensors, ctx.size), None
+    return *_functions["dcls_kernel_backward"](grad, *ctx.saved_tensors, ctx.size), None
 
 
 def _fake_taps(
@@ -150,7 +146,7 @@ def _fake_taps(
     padding: list[int],
     dilation: list[int],
 ) -> Tensor:
-    return empty_like(input, (len(input), values.shape[0] * values.shape[1], *output_size))
+    return empty_like(input, (input.shape[0], values.shape[0] * values.shape[1], *output_size))
 
 
 def _fake_taps_backward(
@@ -176,7 +172,7 @@ def _taps_context(ctx, inputs, output) -> None:
 
 def _taps_backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
     needs_input, needs_values = ctx.needs_input_grad[:2]
-    grad_input, grad_values = torch.ops.mmlearnconv.depthwise_taps_backward(
+    grad_input, grad_values = _functions["depthwise_taps_backward"](
         grad, *ctx.saved_tensors, *ctx.geometry, needs_input, needs_values
     )
     return (
@@ -202,7 +198,7 @@ def _fake_weight_grad(
 def _fake_dk_depthwise(
     input: Tensor, space: Tensor, offsets: Tensor, *_: Tensor | list[int] | None
 ) -> Tensor:
-    return empty_like(input, (len(input), input.shape[1], *offsets.shape[2:]))
+    return empty_like(input, (input.shape[0], input.shape[1], *offsets.shape[2:]))
 
 
 def _fake_dk_depthwise_backward(
@@ -227,7 +223,7 @@ def _dk_depthwise_context(ctx, inputs, output) -> None:
 
 def _dk_depthwise_backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
     _, _, offsets, data_offsets = ctx.saved_tensors
-    *gradients, grad_offsets, grad_data = torch.ops.mmlearnconv.dk_depthwise_backward(
+    *gradients, grad_offsets, grad_data = _functions["dk_depthwise_backward"](
         grad, *ctx.saved_tensors, *ctx.geometry
     )
     return (
@@ -267,7 +263,22 @@ def _weight_grad_backward(ctx, weight: Tensor) -> tuple[Tensor | None, ...]:
     return grad_input, grad_grad, None, None, None, None
 
 
+def _differentiated() -> dict[str, Callable]:
+    """The operators that have derivatives, as functions."""
+    formulas = {
+        "dcls_kernel": (_dcls_kernel_backward, _dcls_kernel_context),
+        "depthwise_weight_grad": (_weight_grad_backward, _weight_grad_context),
+        "depthwise_taps": (_taps_backward, _taps_context),
+        "dk_depthwise": (_dk_depthwise_backward, _dk_depthwise_context),
+    }
+    functions = {name: differentiable(name, *formula) for name, formula in formulas.items()}
+    for name in ("dcls_kernel_backward", "depthwise_taps_backward", "dk_depthwise_backward"):
+        functions[name] = once(name)
+    return functions
+
+
 _COMPILED = _load()
+_functions = _differentiated() if _COMPILED else {}
 _DEVICES = [
     key.lower()
     for key in ("CPU", "CUDA")

@@ -7,6 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from .autocast import to_autocast_dtype, without_autocast
+from .autograd import differentiable, once
+from .reference import conv_output_size
+
 # Numbers that the kernels of one chunk of images may take: 64 MB in float32.
 _CHUNK = 2**24
 
@@ -40,14 +44,11 @@ def conv2d_per_image(
 
     def convolve(images: Tensor, coefficients: Tensor) -> Tensor:
         built = kernels(coefficients)
-        output = F.conv2d(
-            images.reshape(1, -1, *images.shape[2:]),
-            built.flatten(0, 1),
-            None,
-            *geometry,
-            groups * len(images),
-        )
-        return output.view(len(images), -1, *output.shape[2:])
+        if torch.compiler.is_compiling():
+            # Inductor (2.13) does not lower a convolution of as many groups as images, where their
+            # number and sizes are symbols.
+            return _operator(*to_autocast_dtype(images, built), *geometry, groups)
+        return _grouped(images, built, *geometry, groups)
 
     size = max(1, _CHUNK // kernel_numel)
     chunks = list(zip(input.split(size), coefficients.split(size), strict=True))
@@ -56,6 +57,93 @@ def conv2d_per_image(
     # Kernels are built again in the backward pass rather than kept.
     outputs = [checkpoint(convolve, *c, use_reentrant=False) for c in chunks]
     return torch.cat(outputs)
+
+
+def _grouped(
+    images: Tensor,
+    kernels: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """Images with a kernel each, ``(n, out, C / groups, kH, kW)``, as groups of one convolution."""
+    count = len(images)
+    output = F.conv2d(
+        images.reshape(1, -1, *images.shape[2:]),
+        kernels.flatten(0, 1),
+        None,
+        tuple(stride),
+        tuple(padding),
+        tuple(dilation),
+        groups * count,
+    )
+    return output.view(count, -1, *output.shape[2:])
+
+
+_ARGUMENTS = (
+    "Tensor images, Tensor kernels, SymInt[] stride, SymInt[] padding, SymInt[] dilation, "
+    "SymInt groups"
+)
+
+
+@torch.library.custom_op(
+    "mmlearnconv::conv2d_per_image", mutates_args=(), schema=f"({_ARGUMENTS}) -> Tensor"
+)
+def _forward(images: Tensor, kernels: Tensor, *geometry: Sequence[int] | int) -> Tensor:
+    with without_autocast(images):
+        return _grouped(images, kernels, *geometry).contiguous()
+
+
+@torch.library.custom_op(
+    "mmlearnconv::conv2d_per_image_backward",
+    mutates_args=(),
+    schema=f"(Tensor grad, {_ARGUMENTS}) -> (Tensor, Tensor)",
+)
+def _backward(
+    grad: Tensor,
+    images: Tensor,
+    kernels: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> tuple[Tensor, Tensor]:
+    one = (t.reshape(1, -1, *t.shape[2:]) for t in (grad, images))
+    gradients = torch.ops.aten.convolution_backward(
+        *(*one, kernels.flatten(0, 1), None, stride, padding, dilation, False, [0, 0]),
+        *(groups * len(images), [True, True, False]),
+    )
+    return tuple(
+        g.reshape(t.shape).contiguous() for g, t in zip(gradients, (images, kernels), strict=False)
+    )
+
+
+@_forward.register_fake
+def _(images, kernels, stride, padding, dilation, groups):
+    size = conv_output_size(images.shape[2:], kernels.shape[3:], stride, padding, dilation)
+    return images.new_empty(images.shape[0], kernels.shape[1], *size)
+
+
+_backward.register_fake(
+    lambda grad, images, kernels, *_: (
+        images.new_empty(images.shape),
+        kernels.new_empty(kernels.shape),
+    )
+)
+
+
+def _context(ctx, inputs, output) -> None:
+    images, kernels, *ctx.geometry = inputs
+    ctx.save_for_backward(images, kernels)
+
+
+_gradients = once("conv2d_per_image_backward")
+_operator = differentiable(
+    "conv2d_per_image",
+    lambda ctx, grad: (*_gradients(grad, *ctx.saved_tensors, *ctx.geometry), *(None,) * 4),
+    _context,
+)
 
 
 def condconv2d(

@@ -33,6 +33,8 @@ def dcls_kernel(
     - ``'triangle'``: ``prod_axis relu(1 + |width| - |s - q|)``, divided by its sum over the window;
     - ``'gauss'``: ``exp(-1/2 sum_axis ((s - q) / (0.27 + |width|))^2)``, divided by its sum.
 
+    A position that is not a number makes all of its kernel's cells NaN.
+
     Args:
         weight: ``(out, in / groups, count)``.
         positions: ``(D, out, in / groups, count)``, in cells relative to the window's centre cell.
@@ -54,9 +56,10 @@ def dcls_kernel(
         q = (positions[axis] + cells // 2)[(...,) + (None,) * dims]
         w = 0 if width is None else width[axis].abs()[(...,) + (None,) * dims]
         if interpolation == "bilinear":
+            q = within(q, -2, cells + 1)
             f = q.detach().floor()
             r = q - f
-            response = response * torch.where(s == f, 1 - r, torch.where(s == f + 1, r, 0))
+            response = response * torch.where(s == f, 1 - r, torch.where(s == f + 1, r, 0 * r))
         elif interpolation == "triangle":
             response = response * (TRIANGLE_WIDTH + w - (s - q).abs()).relu()
         elif interpolation == "gauss":
@@ -69,6 +72,15 @@ def dcls_kernel(
         window = tuple(range(weight.ndim, response.ndim))
         response = response / (response.sum(window, keepdim=True) + NORM_EPS)
     return (weight[(...,) + (None,) * dims] * response).sum(weight.ndim - 1)
+
+
+def within(position: Tensor, low: float, high: float) -> Tensor:
+    """Positions brought into bounds, without a gradient beyond them; NaN stays NaN.
+
+    Unlike ``clamp``, whose derivative at a bound depends on PyTorch's version.
+    """
+    inside = (position >= low) & (position <= high)
+    return torch.where(inside, position, position.detach().clamp(low, high))
 
 
 def conv_output_size(
@@ -112,7 +124,7 @@ def depthwise_taps(
     """Depthwise convolution whose kernel is a list of taps on the cells of a window.
 
     ``O_cm(x) = b_cm + sum_t values[c, m, t] I_c(x + cells[c, m, t])``: taps on one cell add, those
-    outside the window count for nothing.
+    outside the window count for nothing. A value that is not a number makes all of its outputs NaN.
 
     Args:
         input: ``(N, C, H, W)``.
@@ -127,7 +139,9 @@ def depthwise_taps(
     """
     kernel = dense_taps(values, cells, size).flatten(0, 1)[:, None]
     geometry = tuple(stride), tuple(padding), tuple(dilation)
-    return F.conv2d(input, kernel, bias, *geometry, groups=len(values))
+    output = F.conv2d(input, kernel, bias, *geometry, groups=len(values))
+    nan = values.detach().isnan().any(2).flatten()[:, None, None]
+    return output + torch.where(nan, torch.nan, 0)
 
 
 def dense_taps(values: Tensor, cells: Tensor, size: Sequence[int]) -> Tensor:
@@ -143,17 +157,18 @@ def linear_coefficients(positions: Tensor, cells: int) -> Tensor:
     """Linear interpolation at positions in ``[0, cells - 1]``, as coefficients of the cells.
 
     ``B(p, s) = (1 - r) [s == f] + r [s == f + 1]`` with ``f = floor(p)`` and ``r = p - f``,
-    positions clipped first. The derivative at an integer is the right-hand one.
+    positions clipped first. The derivative at an integer is the right-hand one, at the last cell
+    the left-hand one: both edges of the space let a position back in. NaN gives NaN.
 
     Returns:
         Tensor: ``(*positions.shape, cells)``.
     """
-    p = positions.clamp(0, cells - 1)
-    f = p.detach().floor()
-    r = (p - f)[..., None]
+    p = within(positions, 0, cells - 1)[..., None]
+    f = p.detach().floor().clamp(max=max(cells - 2, 0))
+    # Where there is one cell, there is nowhere to move.
+    r = p - f if cells > 1 else (p - f).detach()
     s = torch.arange(cells, dtype=p.dtype, device=p.device)
-    upper = (f + 1).clamp(max=cells - 1)[..., None]
-    return torch.where(s == f[..., None], 1 - r, 0) + torch.where(s == upper, r, 0)
+    return torch.where(s == f, 1 - r, torch.where(s == f + 1, r, 0 * r))
 
 
 def dk_coefficients(offsets: Tensor, kernel_size: Sequence[int], scope: Sequence[int]) -> Tensor:
@@ -184,16 +199,17 @@ def sample(input: Tensor, y: Tensor, x: Tensor) -> Tensor:
     """Bilinear samples of ``(N, C, H, W)`` at pixel positions ``(N, ...)``, zero outside the map.
 
     Returns:
-        Tensor: ``(N, C, ...)``.
+        Tensor: ``(N, C, ...)``, NaN where a position is.
     """
     height, width = input.shape[2:]
+    y, x = within(y, -2, height + 1), within(x, -2, width + 1)
     y0, x0 = y.detach().floor(), x.detach().floor()
     output = 0
     for row, weight_y in ((y0, 1 - (y - y0)), (y0 + 1, y - y0)):
         for column, weight_x in ((x0, 1 - (x - x0)), (x0 + 1, x - x0)):
             inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
             index = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
-            index = index.long().flatten(1)[:, None].expand(-1, input.shape[1], -1)
+            index = index.nan_to_num().long().flatten(1)[:, None].expand(-1, input.shape[1], -1)
             value = input.flatten(2).gather(2, index).unflatten(2, y.shape[1:])
             output = output + value * (weight_y * weight_x * inside)[:, None]
     return output
@@ -326,7 +342,12 @@ def dke_conv2d(
 
 
 def associate_kernels(
-    weight: Tensor, super_weight: Tensor, association: int, dilation: Sequence[int], skip: bool
+    weight: Tensor,
+    super_weight: Tensor,
+    association: int,
+    dilation: Sequence[int],
+    skip: bool,
+    norms: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Kernels convolved with their neighbours on a sheet (Convolution of Convolution).
 
@@ -340,6 +361,9 @@ def associate_kernels(
         association: kernels on a side of a sheet.
         dilation: of the super kernels, rows and columns.
         skip: whether a super layer adds its input.
+        norms: gain and mean of a layer norm after each super layer, ``(layers, sheets, association
+            * kH, association * kW)``, as the authors' released code has; super kernels are then
+            standardised first, to mean 0 and (sample) deviation 1.
 
     Returns:
         Tensor: as ``weight``.
@@ -350,8 +374,14 @@ def associate_kernels(
     picture = torch.cat([weight, missing]).reshape(sheets, a, a, per_group, rows, columns)
     picture = picture.permute(3, 0, 1, 4, 2, 5).reshape(per_group, sheets, a * rows, a * columns)
     padding = [d * (n // 2) for d, n in zip(dilation, super_weight.shape[2:], strict=True)]
-    for kernel in super_weight:
+    for layer, kernel in enumerate(super_weight):
+        if norms is not None:
+            deviation = kernel.std((1, 2), keepdim=True) + STANDARDIZE_EPS
+            kernel = (kernel - kernel.mean((1, 2), keepdim=True)) / deviation
         moved = F.conv2d(picture, kernel[:, None], None, 1, padding, tuple(dilation), sheets)
+        if norms is not None:
+            gain, mean = (part[layer] for part in norms)
+            moved = F.layer_norm(moved, moved.shape[1:], gain, mean)
         picture = picture + moved if skip else moved
     picture = picture.reshape(per_group, sheets, a, rows, a, columns).permute(1, 2, 4, 0, 3, 5)
     return picture.reshape(-1, per_group, rows, columns)[:out]
@@ -365,20 +395,12 @@ def standardize(weight: Tensor, gain: Tensor, mean: Tensor) -> Tensor:
     return (gain[:, None] * centred / scale + mean[:, None]).view_as(weight)
 
 
-def orthogonalize(weight: Tensor, steps: int) -> Tensor:
-    """Nearest kernel whose flattened filters are orthonormal, ``(V V^T)^(-1/2) V``.
-
-    By Newton-Schulz on the square matrix: ``S = V V^T / |V V^T|``, ``B = 1``, then
-    ``B <- 3/2 B - 1/2 B^3 S``, and ``B V / |V V^T|^(1/2)`` at the end.
+def orthogonalize(weight: Tensor) -> Tensor:
+    """Nearest kernel whose flattened filters are orthonormal, ``(V V^T)^(-1/2) V``: ``P Q^T`` of
+    the singular value decomposition ``V = P S Q^T``.
     """
-    v = weight.flatten(1)
-    s = v @ v.T
-    norm = s.norm()
-    s = s / norm
-    b = torch.eye(len(s), dtype=s.dtype, device=s.device)
-    for _ in range(steps):
-        b = 1.5 * b - 0.5 * (b @ b @ b) @ s
-    return (b @ v / norm.sqrt()).view_as(weight)
+    left, _, right = torch.linalg.svd(weight.flatten(1), full_matrices=False)
+    return (left @ right).view_as(weight)
 
 
 def drconv2d(
@@ -393,7 +415,8 @@ def drconv2d(
     """Convolution with the filter of each location's region (Chen et al. 2021, Eq. 3-8).
 
     Forward, location x uses filter ``argmax_t F_t(x)``. Backward, ``softmax(F)`` stands in for the
-    one-hot mask: its gradient is ``<dL/dO(x), response of filter t at x>``.
+    one-hot mask: its gradient is ``<dL/dO(x), response of filter t at x>``. Where the largest
+    number of the guide is not finite, so is no output.
 
     Args:
         input: ``(N, C, H, W)``.

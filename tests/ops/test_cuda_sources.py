@@ -24,6 +24,8 @@ INCLUDES = [
         sysconfig.get_paths()["include"],
     )
 ]
+# PyTorch 2.6 was built with the C++ library's old layout.
+INCLUDES.append(f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}")
 OPERATORS = ["dcls", "taps", "deformable", "regions"]
 
 

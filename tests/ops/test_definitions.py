@@ -17,7 +17,6 @@ from mmlearnconv.ops import (
     dke_taps,
     drconv2d,
     drconv2d_factorised,
-    orthogonalize,
     per_image,
     reference,
     standardize,
@@ -124,12 +123,14 @@ def test_dk_by_hand():
     assert (b[0] @ weight.flatten()).item() == (0 + 1) / 2
 
 
-def test_dk_derivative_at_integers_is_the_right_hand_one():
+def test_dk_derivative_at_integers_is_one_sided_into_the_space():
+    """The right-hand one, but at the last cell, where it would hold the position for ever."""
     weight = torch.randn(3, **double)
     positions = torch.tensor([0.0, 1.0, 2.0], **double, requires_grad=True)
     values = reference.linear_coefficients(positions, 3) @ weight
     (slopes,) = torch.autograd.grad(values.sum(), positions)
-    expected = torch.stack([weight[1] - weight[0], weight[2] - weight[1], torch.zeros(()).double()])
+    last = weight[2] - weight[1]
+    expected = torch.stack([weight[1] - weight[0], last, last])
     torch.testing.assert_close(slopes, expected)
 
 
@@ -260,14 +261,11 @@ def test_standardize():
     assert gradcheck(standardize, (weight, gain, mean))
 
 
-def test_orthogonalize():
-    weight = torch.randn(8, 3, 3, 3, **double)
-    rows = orthogonalize(weight, 12).flatten(1)
-    torch.testing.assert_close(rows @ rows.T, torch.eye(8, **double), rtol=0, atol=1e-6)
-    u, _, v = torch.linalg.svd(weight.flatten(1), full_matrices=False)
-    torch.testing.assert_close(rows, u @ v, rtol=0, atol=1e-6)
-    small = torch.randn(3, 1, 2, 2, **double, requires_grad=True)
-    assert gradcheck(lambda w: orthogonalize(w, 4), (small,))
+def test_convolution_per_image_is_an_operator_like_pytorch_s():
+    """Compiled graphs hold it; without one it is PyTorch's convolution."""
+    x, kernels = torch.randn(3, 4, 6, 5), torch.randn(3, 6, 2, 3, 3)
+    arguments = x.requires_grad_(), kernels.requires_grad_(), [2, 1], [1, 1], [1, 2], 2
+    torch.library.opcheck(torch.ops.mmlearnconv.conv2d_per_image.default, arguments)
 
 
 def guide_like(x, geometry, regions=3):

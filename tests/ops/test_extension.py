@@ -149,6 +149,27 @@ def test_without_them_the_package_works_and_says_so_once(tmp_path):
     assert "compiled operations" not in run_copy(tmp_path / "off", MMLEARNCONV_WITHOUT_OPS="1")
 
 
+@built
+def test_the_build_for_this_python_is_loaded(tmp_path):
+    """And no other, whatever the order of their names."""
+    folder = tmp_path / "package"
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "mmlearnconv", folder / "mmlearnconv", ignore=ignored)
+    other = folder / "mmlearnconv/ops/_ext.cpython-30-none.so"
+    other.write_text("for another Python")
+    environment = os.environ | dict(PYTHONPATH=str(folder), MMLEARNCONV_WITHOUT_OPS="0")
+    command = [sys.executable, "-c", TRAIN]
+    options = dict(cwd=folder, env=environment, capture_output=True, text=True)
+    result = subprocess.run(command, **options)
+    assert result.stdout.strip().endswith("True"), result.stderr
+    for path in (folder / "mmlearnconv/ops").glob("_ext*.so"):
+        if path != other:
+            path.unlink()
+    result = subprocess.run(command, **options)
+    assert result.stdout.strip().endswith("False"), result.stderr
+    assert "built for another Python (_ext.cpython-30-none.so)" in result.stderr
+
+
 def test_an_unloadable_file_says_why(tmp_path):
     said = run_copy(tmp_path / "broken", "no library", MMLEARNCONV_WITHOUT_OPS="0")
     assert "compiled operations do not load" in said

@@ -5,7 +5,7 @@ import torch
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 
 from mmlearnconv.ops import drconv, drconv2d, drconv2d_factorised, reference
-from mmlearnconv.ops.drconv import _factorised, _region_product_operator
+from mmlearnconv.ops.drconv import _region_product_operator
 from mmlearnconv.ops.reference import conv_output_size
 from tests.ops.sweep import assert_equals_definition, both_formats, built, geometries
 
@@ -94,7 +94,8 @@ def test_factorised_is_an_operator_like_pytorch_s(memory_format, dtype):
     x = x.contiguous(memory_format=memory_format)
     tensors = [t.requires_grad_() for t in (x, *rest)]
     geometry = [list(g) for g in CASE["geometry"]]
-    torch.library.opcheck(_factorised, (*tensors, *geometry, CASE["groups"]))
+    operator = torch.ops.mmlearnconv.drconv_factorised.default
+    torch.library.opcheck(operator, (*tensors, *geometry, CASE["groups"]))
 
 
 @built

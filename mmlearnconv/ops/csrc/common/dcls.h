@@ -8,6 +8,7 @@
 #include <c10/macros/Macros.h>
 #include <c10/util/Exception.h>
 
+#include <cmath>
 #include <cstdint>
 #include <tuple>
 #include <vector>
@@ -25,17 +26,20 @@ struct Window {
   }
 };
 
-// An element's lowest cell and its parts beyond it. Positions are (dims, kernels, count).
+// An element's lowest cell and its parts beyond it. Positions are (dims, kernels, count); one that is
+// not a number makes its kernel so, as a weight does.
 template <typename T>
 struct Element {
   int64_t low[3];
   T part[3];
+  bool nan = false;
 
   C10_HOST_DEVICE Element(const Window& w, const T* positions, int64_t kernel, int64_t e) {
     for (int64_t a = 0; a < w.dims; ++a) {
       const T q = positions[(a * w.kernels + kernel) * w.count + e] +
           static_cast<T>(w.size[a] / 2);
-      // Far out, or not a number, is outside: no cell that a corner could reach.
+      nan = nan || q != q;
+      // Far out is outside: no cell that a corner could reach.
       const bool near = q > T(-2) && q < static_cast<T>(w.size[a] + 1);
       low[a] = near ? static_cast<int64_t>(q + T(2)) - 2 : -2;
       part[a] = q - static_cast<T>(low[a]);
@@ -62,11 +66,14 @@ C10_HOST_DEVICE inline void add_elements(
     T* out, const T* weight, const T* positions, const Window& w, int64_t kernel) {
   for (int64_t e = 0; e < w.count; ++e) {
     const Element<T> element(w, positions, kernel, e);
+    const T by = weight[kernel * w.count + e];
+    if (element.nan || by != by)
+      for (int64_t cell = 0; cell < w.cells(); ++cell) out[cell] = static_cast<T>(NAN);
     for (int64_t corner = 0; corner < 1 << w.dims; ++corner) {
       T factors[3];
       const int64_t cell = element.cell(w, corner, factors);
       if (cell < 0) continue;
-      T value = weight[kernel * w.count + e];
+      T value = by;
       for (int64_t a = 0; a < w.dims; ++a) value *= factors[a];
       out[cell] += value;
     }
@@ -79,7 +86,8 @@ C10_HOST_DEVICE inline void elements_backward(
     const Window& w, int64_t kernel) {
   for (int64_t e = 0; e < w.count; ++e) {
     const Element<T> element(w, positions, kernel, e);
-    T of_weight = 0, slopes[3] = {0, 0, 0};
+    const T start = element.nan ? static_cast<T>(NAN) : T(0);
+    T of_weight = start, slopes[3] = {start, start, start};
     for (int64_t corner = 0; corner < 1 << w.dims; ++corner) {
       T factors[3];
       const int64_t cell = element.cell(w, corner, factors);

@@ -48,15 +48,20 @@ C10_HOST_DEVICE C10_ALWAYS_INLINE DeformableTap<T> deformable_tap(
       d.scope_columns);
   const int64_t row = d.map.y.at(y, u), column = d.map.x.at(x, v);
   if (MOVED) {
-    t.map = square(
-        on_map(static_cast<T>(row) + data_offsets[own], d.map.y.size),
-        on_map(static_cast<T>(column) + data_offsets[own + d.places()], d.map.x.size),
-        d.map.x.size);
+    T at_y = static_cast<T>(row) + data_offsets[own];
+    T at_x = static_cast<T>(column) + data_offsets[own + d.places()];
+    // One that is not a number makes the other so: off the map neither would be read.
+    if (at_y != at_y) at_x = at_y;
+    if (at_x != at_x) at_y = at_x;
+    t.map = square(on_map(at_y, d.map.y.size), on_map(at_x, d.map.x.size), d.map.x.size);
     for (int i = 0; i < 4; ++i)
       if (t.map.at[i] >= 0) t.map.at[i] += n * pixels;
   } else {
     const bool inside = d.map.y.holds(row) && d.map.x.holds(column);
     t.map.at[0] = inside ? n * pixels + row * d.map.x.size + column : -1;
+    // An offset that is not a number is not lost with a tap off the map: any pixel shows it.
+    const T share = t.space.share[0];
+    if (!inside && share != share) t.map.at[0] = n * pixels;
   }
   return t;
 }

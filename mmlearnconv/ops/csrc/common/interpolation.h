@@ -15,21 +15,25 @@ struct Linear {
   bool moves;  // whether the position has a gradient
 };
 
-// Positions beyond the cells are clipped, without a gradient; at a cell it is the right-hand one.
+// Positions beyond the cells are clipped, without a gradient; at a cell it is the right-hand one, at
+// the last the left-hand one, so that a position on an edge can move back in.
 template <typename T>
 C10_HOST_DEVICE C10_ALWAYS_INLINE Linear<T> clipped(T position, int64_t cells) {
   const T last = static_cast<T>(cells - 1);
   const bool moves = position >= 0 && position <= last;
   const T at = position < 0 ? T(0) : position > last ? last : position;
   // Not a number reads cell 0, and stays one through the part.
-  const int64_t low = at >= 0 ? static_cast<int64_t>(at) : 0;
+  int64_t low = at >= 0 ? static_cast<int64_t>(at) : 0;
+  if (low > 0 && low == cells - 1) --low;
   return {low, low + 1 < cells ? low + 1 : cells - 1, at - static_cast<T>(low), moves};
 }
 
-// A position on a map: pixels `low` and `low + 1`, of which those outside count as zeros.
+// A position on a map: pixels `low` and `low + 1`, of which those outside count as zeros. Not a number
+// reads pixel 0, and stays one through the part.
 template <typename T>
 C10_HOST_DEVICE C10_ALWAYS_INLINE Linear<T> on_map(T position, int64_t size) {
-  if (!(position > -1 && position < static_cast<T>(size))) return {-1, -1, T(0), false};
+  if (position != position) return {0, 0, position, true};
+  if (!(position >= -1 && position < static_cast<T>(size))) return {-1, -1, T(0), false};
   int64_t low = static_cast<int64_t>(position);
   if (static_cast<T>(low) > position) --low;
   return {low, low + 1 < size ? low + 1 : -1, position - static_cast<T>(low), true};

@@ -121,6 +121,8 @@ struct TapsForward {
       if (g.y.holds(row) && g.x.holds(column))
         total += values[t] *
             static_cast<sum_t>(input[from.at(at.n, at.c / n.multiplier, row, column)]);
+      else if (values[t] != values[t])
+        total = values[t];
     }
     out[to.at(at.n, at.c, at.y, at.x)] = static_cast<scalar_t>(total);
   }

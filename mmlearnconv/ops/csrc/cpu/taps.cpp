@@ -14,6 +14,7 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <vector>
 
@@ -259,9 +260,13 @@ void forward(
           for (int64_t m = 0; m < n.multiplier; ++m, to += out.step()) {
             const int64_t own = c * n.multiplier + m, list = own * n.taps;
             taps_of(taps, g, plane, cells + 2 * list, values + list, n.taps, 1);
+            T start = bias ? bias[own] : T(0);
+            // One that is not a number shows also where its tap is off the map.
+            for (int64_t t = 0; t < n.taps; ++t)
+              if (std::isnan(values[list + t])) start = values[list + t];
             sum_plane_of(
                 to, bordered.data(), taps.data(), taps.size(), g.y.out_size, g.x.out_size,
-                g.y.stride * plane.length(), false, bias ? bias[own] : T(0));
+                g.y.stride * plane.length(), false, start);
           }
         }
         out.close(outputs, b, target, targets);
