@@ -4,14 +4,16 @@ Li, Wu, Zhao: Convolution of Convolution: Let Kernels Collaborate Spatially. CVP
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import associate_kernels, orthogonalize, standardize
+from ..ops.autocast import without_autocast
 from ..ops.reference import STANDARDIZE_EPS
 from ..registry import CONV_LAYERS
 from .base import LearnableConv2d, plain_if_pointwise, positive_int, relative_error
 
-NORMALIZATIONS = (None, "standardize", "orthogonalize")
+NORMALIZATIONS = (None, "standardize", "orthogonalize", "layer_norm")
 
 
 @CONV_LAYERS.register_module()
@@ -26,7 +28,12 @@ class CoCConv2d(LearnableConv2d):
     Parameters: ``weight`` (out, in / groups, kH, kW) and ``super_weight`` (layers, sheets, rows,
     columns), which starts at zero with ``skip`` and at the identity without, so that training
     starts from the plain convolution; with ``normalize='standardize'`` also ``gain`` and ``mean``
-    (out).
+    (out). ``normalize='layer_norm'`` is what the authors' released code computes, and the paper's
+    formula does not have: :math:`K = \mathrm{LN}(\xi^{-1}(\mathrm{LN}(\bar s * \xi(W)) + \xi(W)))`,
+    with :math:`\bar s` the super kernel standardised; the first layer norm is over an input
+    channel's sheets, the second over a filter. It adds ``super_gain`` and ``super_mean`` (layers,
+    sheets, sheet rows, sheet columns), ``gain`` and ``mean`` (in / groups, kH, kW), and draws the
+    super kernel; ``gain`` starts at the drawn kernel's deviation.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
@@ -38,9 +45,8 @@ class CoCConv2d(LearnableConv2d):
             and with dilation 3 for 7x7; if ``False``, two cells larger than the kernel, undilated.
             Default: ``True``.
         normalize: ``None``, ``'standardize'`` (each filter's mean and deviation are ``mean`` and
-            ``gain``) or ``'orthogonalize'`` (the flattened filters are orthonormal). Default:
-            ``None``.
-        orthogonal_steps: Newton-Schulz steps of ``'orthogonalize'``. Default: 10.
+            ``gain``), ``'orthogonalize'`` (the flattened filters are orthonormal) or
+            ``'layer_norm'`` (as above). Default: ``None``.
 
     Raises:
         TypeError: an argument of the wrong type.
@@ -65,7 +71,6 @@ class CoCConv2d(LearnableConv2d):
         skip: bool = True,
         dilated: bool = True,
         normalize: str | None = None,
-        orthogonal_steps: int = 10,
     ) -> None:
         super().__init__(
             in_channels,
@@ -80,7 +85,6 @@ class CoCConv2d(LearnableConv2d):
         )
         self.association = positive_int("association", association)
         self.super_layers = positive_int("super_layers", super_layers)
-        self.orthogonal_steps = positive_int("orthogonal_steps", orthogonal_steps)
         self.skip = skip
         if normalize not in NORMALIZATIONS:
             raise ValueError(f"normalize: {normalize!r}; allowed are {NORMALIZATIONS}")
@@ -104,6 +108,14 @@ class CoCConv2d(LearnableConv2d):
         if normalize == "standardize":
             self.gain = nn.Parameter(torch.empty(out_channels))
             self.mean = nn.Parameter(torch.empty(out_channels))
+        if normalize == "layer_norm":
+            self.gain = nn.Parameter(torch.empty(self.plain_shape[1:]))
+            self.mean = nn.Parameter(torch.empty(self.plain_shape[1:]))
+            if self.super_weight is not None:
+                picture = [association * k for k in self.kernel_size]
+                shape = (super_layers, self.super_weight.shape[1], *picture)
+                self.super_gain = nn.Parameter(torch.empty(shape))
+                self.super_mean = nn.Parameter(torch.empty(shape))
         if normalize == "orthogonalize":
             # Tells this layer's state from a plain convolution's, which it would refuse.
             self.register_buffer("orthogonal", torch.ones(()))
@@ -125,16 +137,27 @@ class CoCConv2d(LearnableConv2d):
             if not self.skip:
                 rows, columns = self.super_weight.shape[2:]
                 self.super_weight[:, :, rows // 2, columns // 2] = 1
+        if self.normalize == "layer_norm":
+            nn.init.constant_(self.gain, weight.float().std(correction=0).item())
+            nn.init.zeros_(self.mean)
+            if self.super_weight is not None:
+                nn.init.kaiming_normal_(self.super_weight.flatten(0, 1)[:, None])
+                nn.init.ones_(self.super_gain)
+                nn.init.zeros_(self.super_mean)
         if self.normalize == "standardize":
             flat = weight.flatten(1)
             self.mean.copy_(flat.mean(1))
             self.gain.copy_((flat.var(1, correction=0) + STANDARDIZE_EPS).sqrt())
 
     def set_from_plain(self, weight: Tensor) -> list[tuple[LearnableConv2d, float]]:
-        """Exact, but for ``'orthogonalize'``, which no plain kernel survives."""
-        if self.normalize == "orthogonalize":
+        """Exact; ``'orthogonalize'`` and ``'layer_norm'`` are refused: no plain kernel survives."""
+        lost = dict(
+            orthogonalize="filters are not orthonormal",
+            layer_norm="filters have deviations of their own",
+        )
+        if self.normalize in lost:
             raise ValueError(
-                "a plain kernel's filters are not orthonormal: normalize='orthogonalize' cannot "
+                f"a plain kernel's {lost[self.normalize]}: normalize={self.normalize!r} cannot "
                 "compute the same function; train it from the start, or use another normalize"
             )
         self.init_from_plain(weight)
@@ -144,19 +167,24 @@ class CoCConv2d(LearnableConv2d):
         """The associated and normalised kernel, ``(out, in / groups, kH, kW)``."""
         kernel = self.weight
         if self.super_weight is not None:
+            norms = None
+            if self.normalize == "layer_norm":
+                norms = self.super_gain, self.super_mean
             kernel = associate_kernels(
-                kernel, self.super_weight, self.association, self.super_dilation, self.skip
+                kernel, self.super_weight, self.association, self.super_dilation, self.skip, norms
             )
         if self.normalize == "standardize":
             kernel = standardize(kernel, self.gain, self.mean)
         elif self.normalize == "orthogonalize":
-            kernel = orthogonalize(kernel, self.orthogonal_steps)
+            kernel = orthogonalize(kernel)
+        elif self.normalize == "layer_norm":
+            kernel = F.layer_norm(kernel, kernel.shape[1:], self.gain, self.mean)
         return kernel
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve ``(N, in_channels, H, W)`` to ``nn.Conv2d``'s ``(N, out_channels, H', W')``."""
         # Kernels are made in the parameters' precision: orthonormal to a few digits more.
-        with torch.autocast(input.device.type, enabled=False):
+        with without_autocast(input):
             kernel = self.dense_kernel()
         return self._convolve(input, kernel)
 
