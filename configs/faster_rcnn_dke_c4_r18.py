@@ -1,7 +1,7 @@
 """Faster R-CNN, ResNet-18 with differentiable kernel evolution, COCO (DKE, table 3).
 
-In the last 12 convolutions of 3x3, as the paper has them. A swap starts at the pretrained network,
-on the grid with a sharp Gaussian.
+In the last 12 convolutions of 3x3, as the paper has them. From plain pretrained weights it
+starts on the grid with a sharp Gaussian, else as the paper does.
 """
 
 _base_ = "./faster_rcnn_c4_r18.py"

@@ -18,7 +18,8 @@ model = dict(
         base_channels=32,
         frozen_stages=-1,
         norm_eval=False,
-        conv_cfg=dict(type="DCLS"),
+        # Ours: in minutes of training from scratch it is well ahead of the paper's start.
+        conv_cfg=dict(type="DCLS", position_init="grid"),
         init_cfg=None,
     ),
     neck=dict(

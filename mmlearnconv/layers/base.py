@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import math
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from mmengine.logging import print_log
+from mmengine.model import weight_init
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -123,7 +125,14 @@ class LearnableConv(nn.Module):
         raise NotImplementedError
 
     def init_from_plain(self, weight: Tensor) -> None:
-        """Start training from a freshly drawn plain kernel; by default from its function."""
+        """Start training from a freshly drawn plain kernel; by default from its function.
+
+        The output has the scale that the plain convolution's has; positions, widths and all that
+        an option chose stay. Called by an ``init_cfg``.
+
+        Args:
+            weight: ``plain_shape``.
+        """
         self.set_from_plain(weight)
 
     def swap_options(self) -> dict[str, Any]:
@@ -165,7 +174,7 @@ class LearnableConv(nn.Module):
         return self.in_channels // self.groups * prod(self.kernel_size)
 
     def clamp_parameters(self) -> None:
-        """Bring parameters back into their bounds; called after every optimizer step."""
+        """Bring positions back into their bounds; called after every optimizer step."""
 
     # What the contract gives.
 
@@ -176,19 +185,22 @@ class LearnableConv(nn.Module):
         """
 
     def apply(self, fn: Callable[[nn.Module], None]) -> "LearnableConv":
-        """``nn.Module.apply``, where an initialiser of plain convolutions initialises this layer.
+        """``nn.Module.apply``, where an ``init_cfg`` for plain convolutions initialises this layer.
 
-        mmengine picks modules for an ``init_cfg`` by class name and fills ``weight`` in place. So
-        ``fn`` is shown a plain convolution of the replaced geometry first; if it changes that one,
-        the layer computes what that one does. Otherwise ``fn`` sees the layer itself.
+        mmengine's initialisers pick modules by class name and fill ``weight`` in place. So they,
+        and no other functions, are shown a plain convolution of the replaced geometry first; if
+        they fill it, the layer starts from what they drew. Every other function sees the layer.
         """
-        twin = self._plain_twin()
-        before = [p.detach().clone() for p in twin.parameters()]
-        fn(twin)
-        if all(torch.equal(p, old) for p, old in zip(twin.parameters(), before, strict=True)):
+        if not _is_initializer(fn) or self.weight_device.type == "meta":
             return super().apply(fn)
-        self.init_from_plain(twin.weight.data)
-        if self.bias is not None:
+        twin = self._plain_twin(drawn=False)
+        fn(twin)
+        filled = [name for name, p in twin.named_parameters() if not p.isnan().all()]
+        if not filled:
+            return super().apply(fn)
+        if "weight" in filled:
+            self.init_from_plain(twin.weight.data)
+        if "bias" in filled:
             self.bias.data.copy_(twin.bias.data)
         return self
 
@@ -232,16 +244,27 @@ class LearnableConv(nn.Module):
             conv.bias.data.copy_(self.bias.data)
         return conv.train(self.training)
 
-    def _plain_twin(self) -> nn.Conv2d:
-        conv = _PLAIN[self.spatial_dims](
+    @property
+    def weight_device(self) -> torch.device:
+        """Where the layer's parameters are."""
+        return next(self.parameters()).device
+
+    def _plain_twin(self, drawn: bool = True) -> nn.Conv2d:
+        """A plain convolution of the replaced geometry; NaN and no random numbers if not drawn."""
+        conv = nn.utils.skip_init(
+            _PLAIN[self.spatial_dims],
             self.in_channels,
             self.out_channels,
             self.kernel_size,
             groups=self.groups,
             bias=self.bias is not None,
         )
-        parameter = next(self.parameters())
-        return conv.to(device=parameter.device, dtype=parameter.dtype)
+        if drawn:
+            conv.reset_parameters()
+        else:
+            for parameter in conv.parameters():
+                nn.init.constant_(parameter, math.nan)
+        return conv.to(device=self.weight_device, dtype=next(self.parameters()).dtype)
 
     def _extra_padding(self, size: Iterable[int]) -> tuple[int, ...]:
         """Zeros on each side that make a window of ``size`` give the replaced kernel's shape."""
@@ -330,6 +353,11 @@ class LearnableConv(nn.Module):
         )
         if plain:
             try:
+                if "weight" not in self._parameters:
+                    raise ValueError(
+                        "weight is computed from other parameters here (weight_norm or another "
+                        "parametrisation): load plain weights first, then parametrise"
+                    )
                 _plain_load(error_msgs).add(self, weight)
             except ValueError as error:
                 error_msgs.append(f"{prefix}weight: {error}")
@@ -485,6 +513,12 @@ def positive_int(name: str, value: int) -> int:
 
 def _is_integer(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _is_initializer(fn: Callable[[nn.Module], None]) -> bool:
+    """Whether ``fn`` is what an initialiser of mmengine applies to every module."""
+    own = getattr(fn, "__module__", None) == weight_init.__name__
+    return own and fn.__qualname__.endswith("Init.__call__.<locals>.init")
 
 
 def relative_error(kernel: Tensor, plain: Tensor) -> float:

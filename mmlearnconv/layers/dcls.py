@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import dcls_kernel, depthwise_taps
+from ..ops.autocast import without_autocast
 from ..ops.dcls import INTERPOLATIONS, dcls_taps, separable_profiles
 from ..ops.extension import has_kernels
 from ..ops.reference import NORM_EPS
@@ -29,6 +30,7 @@ from .depthwise import DepthwiseTapsConv2d
 # The paper's windows and counts by replaced kernel: ResNet-50's 3x3 and ConvNeXt-T's 7x7.
 _WINDOWS = {3: 7, 7: 17}
 _COUNTS = {(3, 3): 5, (7, 7): 34}
+POSITION_INITS = ("normal", "grid")
 
 
 class DCLSConv(LearnableConv):
@@ -55,8 +57,8 @@ class DCLSConv(LearnableConv):
     Parameters: ``weight`` (out, in / groups * dense cells, count), ``positions`` (learned axes,
     out, in / groups * dense cells, count) in cells, drawn from N(0, 0.5) and clamped to
     :math:`\pm\lfloor S / 2 \rfloor` after every optimizer step, and, with a learnable width,
-    ``width`` like ``positions``. An ``init_cfg`` for ``Conv2d`` draws a plain kernel, on whose
-    largest cells the elements then start.
+    ``width`` like ``positions``. An ``init_cfg`` for ``Conv2d`` draws the weights, which are then
+    scaled so that the constructed kernel's norm is the drawn kernel's; positions and widths stay.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
@@ -70,6 +72,8 @@ class DCLSConv(LearnableConv):
         learn_width: whether ``'gauss'`` and ``'triangle'`` learn a width an element and axis; if
             not, it stays at its start (0.5 cells and 1 cell). Default: ``True``.
         learned_axes: spatial axes along which positions are learned. Default: all.
+        position_init: where elements start: ``'normal'``, drawn from N(0, 0.5) as in the paper, or
+            ``'grid'``, on the largest cells of a drawn plain kernel. Default: ``'normal'``.
 
     Raises:
         TypeError: an argument of the wrong type.
@@ -98,6 +102,7 @@ class DCLSConv(LearnableConv):
         interpolation: str = "bilinear",
         learn_width: bool = True,
         learned_axes: Sequence[int] | None = None,
+        position_init: str = "normal",
     ) -> None:
         super().__init__(
             in_channels,
@@ -113,6 +118,9 @@ class DCLSConv(LearnableConv):
         if interpolation not in INTERPOLATIONS:
             raise ValueError(f"interpolation: {interpolation!r}; allowed are {INTERPOLATIONS}")
         self.interpolation = interpolation
+        if position_init not in POSITION_INITS:
+            raise ValueError(f"position_init: {position_init!r}; allowed are {POSITION_INITS}")
+        self.position_init = position_init
         axes = range(self.spatial_dims)
         self.learned_axes = tuple(axes if learned_axes is None else sorted(set(learned_axes)))
         if not self.learned_axes or any(a not in axes for a in self.learned_axes):
@@ -178,7 +186,7 @@ class DCLSConv(LearnableConv):
             owner._position_users.append(self)
 
     def reset_parameters(self) -> None:
-        """Draw weights as ``nn.Conv2d`` does, positions from N(0, 0.5), and the start widths."""
+        """Draw weights as ``nn.Conv2d`` does, positions as asked for, and the start widths."""
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
         if self.bias is not None:
             bound = 1 / math.sqrt(self.weight[0].numel())
@@ -188,6 +196,8 @@ class DCLSConv(LearnableConv):
         if self.position_owner is self:
             nn.init.normal_(self.positions, 0, 0.5)
             self.clamp_parameters()
+            if self.position_init == "grid":
+                self.init_from_plain(self._plain_twin().weight.data)
 
     @torch.no_grad()
     def clamp_parameters(self) -> None:
@@ -215,7 +225,7 @@ class DCLSConv(LearnableConv):
         positions = self.position_owner.positions
         # Positions keep float32 even where the model runs in half precision.
         dtype = torch.promote_types(self.weight.dtype, torch.float32)
-        with torch.autocast(self.weight.device.type, enabled=False):
+        with without_autocast(self.weight):
             kernel = dcls_kernel(
                 self.weight.to(dtype),
                 positions.to(dtype),
@@ -246,7 +256,7 @@ class DCLSConv(LearnableConv):
         positions = self.position_owner.positions
         # Positions keep float32 even where the model runs in half precision.
         dtype = torch.promote_types(self.weight.dtype, torch.float32)
-        with torch.autocast(input.device.type, enabled=False):
+        with without_autocast(input):
             taps = dcls_taps(self.weight.to(dtype), positions.to(dtype), window)
         geometry = (window, self.stride, padding, self.dilation)
         return self._laid_out(depthwise_taps(padded, *taps, self.bias, *geometry), input)
@@ -320,17 +330,43 @@ class DCLSConv(LearnableConv):
             if layer is not self and (other := plain_weight_of(layer)) is not None:
                 plain[layer] = other
         plain = {layer: layer._learned_axes_last(w) for layer, w in plain.items()}
-        energy = sum(w.double().square() for w in plain.values()).flatten(2)
+        cells = self._largest_cells(sum(w.double().square() for w in plain.values()))
+        owner._move_to(cells)
+        return [(layer, layer._fit_weight(w, cells)) for layer, w in plain.items()]
+
+    @torch.no_grad()
+    def init_from_plain(self, weight: Tensor) -> None:
+        """Weights from the drawn kernel's numbers, scaled to its norm; positions and widths stay.
+
+        With ``position_init='grid'`` the elements move to the drawn kernel's largest cells.
+        """
+        plain = self._learned_axes_last(weight)
+        drawn = plain.flatten(2)
+        if self.position_init == "grid":
+            cells = self._largest_cells(plain.square())
+            drawn = drawn.gather(2, cells)
+            if self.position_owner is self:
+                self._move_to(cells)
+        numbers = torch.arange(self.kernel_count, device=drawn.device) % drawn.shape[2]
+        self.weight.copy_(drawn[..., numbers])
+        built = self.dense_kernel().float().norm()
+        if built > 0:
+            self.weight.mul_((weight.float().norm() / built).to(weight.dtype))
+
+    def _largest_cells(self, energy: Tensor) -> Tensor:
+        """The cells of the plain kernel on which elements start, ``(out, in / groups, kept)``."""
+        energy = energy.flatten(2)
         kept = min(self.kernel_count, energy.shape[2])
-        cells = energy.topk(kept, dim=2).indices.sort(dim=2).values
+        return energy.topk(kept, dim=2).indices.sort(dim=2).values
+
+    def _move_to(self, cells: Tensor) -> None:
+        """Put the first elements on cells of the plain kernel; those beyond keep their place."""
         index = cells
         for axis in reversed(range(len(self._learned_size))):
             k, window = self._learned_size[axis], self.dilated_kernel_size[axis]
-            # Elements beyond the grid keep their place with a weight of zero.
             place = index % k + (window - k) // 2 - window // 2
-            owner.positions[axis, ..., :kept] = place.to(weight.dtype)
+            self.positions[axis, ..., : cells.shape[2]] = place.to(self.positions.dtype)
             index = index // k
-        return [(layer, layer._fit_weight(w, cells)) for layer, w in plain.items()]
 
     def _fit_weight(self, plain: Tensor, cells: Tensor) -> float:
         """Set the weights for a plain kernel and elements on its ``cells``; the relative error."""

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import dk_conv2d
+from ..ops.autocast import without_autocast
 from ..ops.reference import linear_coefficients
 from ..registry import CONV_LAYERS
 from .base import LearnableConv2d, int_tuple, positive_int, relative_error
@@ -177,7 +178,7 @@ class DeformableKernelConv2d(LearnableConv2d):
         padded, padding = self._padded(input)
         geometry = (self.stride, padding, self.dilation)
         # Offsets keep float32: half precision would move taps by steps.
-        with torch.autocast(input.device.type, enabled=False):
+        with without_autocast(input):
             dtype = torch.promote_types(self.offset_weight.dtype, torch.float32)
             source = (input if self.mode == "global" else padded).to(dtype)
             weight, bias = self.offset_weight.to(dtype), self.offset_bias.to(dtype)

@@ -4,15 +4,18 @@ Differentiable Kernel Evolution. ICCV 2019. Active convolution: Jeon, Kim, CVPR 
 https://arxiv.org/abs/1703.09076
 """
 
+import logging
 import math
 from collections.abc import Sequence
 from itertools import product
 
 import torch
 import torch.nn.functional as F
+from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from ..ops import dke_conv2d, dke_response, dke_taps
+from ..ops.autocast import without_autocast
 from ..registry import CONV_LAYERS
 from .base import LearnableConv2d, plain_if_pointwise, positive_int
 
@@ -191,6 +194,24 @@ class DKEConv2d(LearnableConv2d):
             (self, (missed.clamp_min(0) / target.square().sum().clamp_min(1e-300)).sqrt().item())
         ]
 
+    @torch.no_grad()
+    def init_from_plain(self, weight: Tensor) -> None:
+        """Weights from the drawn kernel's numbers, scaled to its norm; all else stays.
+
+        The norm is of the kernel that scores of one give.
+        """
+        drawn = weight.flatten(2)
+        numbers = torch.arange(self.points, device=drawn.device) % drawn.shape[2]
+        self.weight.copy_(drawn[..., numbers])
+        # The window is large beside the kernel: the norm comes from products of responses.
+        response = self._response().flatten(2)
+        gram = (response @ response.mT).expand(self.in_channels, -1, -1)
+        gram = gram.unflatten(0, (self.groups, -1))
+        by_group = self.weight.to(gram.dtype).unflatten(0, (self.groups, -1))
+        built = torch.einsum("gocp,gcpq,gocq->", by_group, gram, by_group).clamp_min(0).sqrt()
+        if built > 0:
+            self.weight.mul_((weight.float().norm() / built).to(weight.dtype))
+
     def _in_place_of_plain(self, window: Tensor) -> Tensor:
         """The cells of a window that the plain kernel's lie on."""
         for axis, (s, k) in enumerate(zip(self.window, self.kernel_size, strict=True)):
@@ -234,10 +255,10 @@ class DKEConv2d(LearnableConv2d):
     def forward(self, input: Tensor) -> Tensor:
         """Convolve ``(N, in_channels, H, W)`` to ``nn.Conv2d``'s ``(N, out_channels, H', W')``."""
         if self.is_static and self.groups == self.in_channels == self.out_channels:
-            with torch.autocast(input.device.type, enabled=False):
+            with without_autocast(input):
                 kernel = self._static_kernel()
             return self._convolve(input, kernel)
-        with torch.autocast(input.device.type, enabled=False):
+        with without_autocast(input):
             values, cells = dke_taps(*self._arguments())
         padded, padding = self._padded(input, self._extra_padding(self.window))
         output = dke_conv2d(
@@ -264,6 +285,23 @@ class DKEConv2d(LearnableConv2d):
         middle = F.pad(padded, sides)
         weight = self.attention_weight[..., None, None]
         return F.conv2d(middle, weight, self.attention_bias, self.stride)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        if self.positions.is_meta:
+            return
+        before = self.positions.detach().clone()
+        # The window of a built kernel holds no cell near positions beyond.
+        self.clamp_parameters()
+        beyond = (self.positions.detach() - before).abs().nan_to_num().max().item()
+        if beyond > 0:
+            print_log(
+                f"{prefix}positions: the checkpoint's lie up to {beyond:g} cells beyond "
+                f"position_limit={self.position_limit:g} and were moved to it, which changes the "
+                "outputs; build the layer with the limit that it was trained with",
+                logger="current",
+                level=logging.WARNING,
+            )
 
     def extra_repr(self) -> str:
         return (

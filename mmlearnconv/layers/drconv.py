@@ -113,10 +113,7 @@ class DRConv2d(LearnableConv2d):
             self.weight.data.copy_(plain.weight.data)
             self._zero_filters()
         else:
-            bound = 1 / math.sqrt(plain.weight[0].numel())
-            # A sigmoid near one half: as large as the offset's part.
-            nn.init.uniform_(self.value, -2 * bound, 2 * bound)
-            nn.init.uniform_(self.offset, -bound, bound)
+            self._draw_filters(1 / math.sqrt(3 * plain.weight[0].numel()))
 
     def _zero_filters(self) -> None:
         nn.init.zeros_(self.value)
@@ -138,13 +135,17 @@ class DRConv2d(LearnableConv2d):
         return [(self, relative_error(weight, weight))]
 
     def init_from_plain(self, weight: Tensor) -> None:
-        """The plain kernel's function; without a base filter its norm."""
-        if self.weight is not None or weight.shape[2:] == (1, 1):
+        """The plain kernel's function; without a base filter, filters of its deviation."""
+        if self.weight is not None:
             self.set_from_plain(weight)
-            return
-        scale = weight.std(correction=0).item()
-        nn.init.normal_(self.value, std=2 * scale)
-        nn.init.normal_(self.offset, std=scale)
+        else:
+            self._draw_filters(weight.float().std(correction=0).item())
+
+    def _draw_filters(self, deviation: float) -> None:
+        """Draw generated filters, half of their variance in the offset."""
+        # Every value is multiplied by a sigmoid near one half, and summed with a region's others.
+        nn.init.normal_(self.value, std=2 * deviation / math.sqrt(2 * self.value.shape[3]))
+        nn.init.normal_(self.offset, std=deviation / math.sqrt(2))
 
     def multiply_adds(self, output_size: Sequence[int]) -> dict[str, int]:
         """A base filter is added to the generated ones, so that one convolution does for both."""
@@ -169,7 +170,7 @@ class DRConv2d(LearnableConv2d):
             guide: ``(N, regions, H', W')``, in place of the layer's own.
 
         Raises:
-            ValueError: a guide is missing, or not wanted.
+            ValueError: a guide is missing, not wanted, or of another size than the output.
         """
         if (guide is None) != self.own_guide:
             wants = "makes its own" if self.own_guide else "was built with own_guide=False"

@@ -2,6 +2,8 @@
 
 import copy
 import inspect
+import math
+import os
 import random
 
 import pytest
@@ -314,11 +316,41 @@ def test_init_cfg_for_conv2d_keeps_its_scale(name, layer, options):
 
 
 @LAYER
-def test_apply_reaches_the_layer_itself(name, layer, options):
-    seen = []
-    conv = layer(4, 4, 3, **options)
-    nn.Sequential(conv).apply(lambda m: seen.append(m))
-    assert conv in seen
+def test_apply_shows_the_layer_itself_and_once(name, layer, options):
+    """Whoever clips or counts convolutions must not re-draw ours."""
+    conv, seen = layer(4, 4, 3, **options), []
+    state, before = torch.random.get_rng_state(), copy.deepcopy(conv.state_dict())
+    nn.Sequential(conv).apply(seen.append)
+    assert [m for m in seen if not isinstance(m, nn.Sequential)] == [conv]
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+    def zero_bias(module):
+        assert not isinstance(module, nn.Conv2d)
+        if isinstance(module, layer):
+            module.bias.data.zero_()
+
+    nn.Sequential(conv).apply(zero_bias)
+    before["bias"].zero_()
+    assert all(torch.equal(value, before[key]) for key, value in conv.state_dict().items())
+
+
+@LAYER
+def test_init_cfg_leaves_all_but_kernel_and_bias(name, layer, options):
+    """Positions, widths, sharpness and generators stay as the constructor drew them."""
+    conv = layer(4, 8, 3, **options)
+    kernels = {"weight", "bias", "gain", "mean"}
+    before = {k: v.clone() for k, v in conv.state_dict().items() if k not in kernels}
+    initialize(nn.Sequential(conv), dict(type="Kaiming", layer="Conv2d"))
+    assert all(torch.equal(conv.state_dict()[key], value) for key, value in before.items())
+
+
+@LAYER
+def test_an_init_cfg_for_another_layer_does_nothing(name, layer, options):
+    conv = layer(4, 8, 3, **options)
+    state, before = torch.random.get_rng_state(), copy.deepcopy(conv.state_dict())
+    initialize(nn.Sequential(conv), dict(type="Normal", layer="Linear", std=1.0))
+    assert all(torch.equal(value, before[key]) for key, value in conv.state_dict().items())
+    assert torch.equal(torch.random.get_rng_state(), state)
 
 
 @LAYER
@@ -345,19 +377,62 @@ def test_wrong_arguments_are_named(name, layer, options, wrong, error):
     assert str(next(iter(wrong.values()))) in str(raised.value)
 
 
+SIZES = [(2, 8, 20, 20), (2, 8, 31, 14), (1, 8, 9, 25), (3, 8, 12, 12), (2, 8, 16, 33)]
+
+
+def run_sizes(conv, call, sizes):
+    """Outputs and gradients of a call at each size."""
+    found = []
+    for size in sizes:
+        x = torch.linspace(-1, 1, math.prod(size)).sin().view(size).requires_grad_()
+        conv.zero_grad()
+        output = call(x)
+        output.square().sum().backward()
+        found += [output.detach(), x.grad, *(p.grad.clone() for p in conv.parameters())]
+    return found
+
+
+def assert_compiled_is_eager(conv, backend):
+    torch._dynamo.reset()
+    compiled = torch.compile(conv, backend=backend, fullgraph=True)
+    for ours, expected in zip(
+        run_sizes(conv, compiled, SIZES), run_sizes(conv, conv, SIZES), strict=True
+    ):
+        scale = max(1.0, expected.abs().max().item())
+        torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-4 * scale)
+
+
 @LAYER
 @pytest.mark.parametrize("groups", [1, 8])
-def test_compiles_without_a_break(name, layer, options, groups):
+def test_compiles_without_a_break_at_every_size(name, layer, options, groups):
+    """Detection always has a second size."""
     conv = layer(8, 8, 7, padding=3, groups=groups, **options)
-    x = torch.randn(2, 8, 20, 20)
-    compiled = torch.compile(conv, backend="aot_eager", fullgraph=True)
-    torch.testing.assert_close(compiled(x), conv(x), rtol=1e-4, atol=1e-5)
-    compiled(x).sum().backward()
-    grads = [p.grad.clone() for p in conv.parameters()]
-    conv.zero_grad()
-    conv(x).sum().backward()
-    for ours, expected in zip(grads, (p.grad for p in conv.parameters()), strict=True):
-        torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-4)
+    assert_compiled_is_eager(conv, "aot_eager")
+
+
+INDUCTOR = ["DK-local", "DRConv"]
+if os.environ.get("MMLEARNCONV_TEST_CASES"):
+    INDUCTOR = list(LAYERS)
+
+
+# Older ones fail on sizes that are symbols: 2.6 in Inductor, and in autograd Functions of exports.
+any_size = pytest.mark.skipif(
+    torch.__version__ < "2.13",
+    reason="graphs for any size are claimed from PyTorch 2.13 on",
+)
+
+
+@pytest.mark.slow
+@any_size
+@pytest.mark.parametrize("key", INDUCTOR)
+def test_compiles_with_inductor(key):
+    """Half a minute each: all of them in the long run, with MMLEARNCONV_TEST_CASES."""
+    _, layer, options = LAYERS[key]
+    assert_compiled_is_eager(layer(8, 8, 3, padding=1, **options), "inductor")
+
+
+# Images of a batch have kernels of their own, which are built a chunk of images at a time.
+STATIC_BATCH = {"DK-global", "DK-experts", "CondConv"}
 
 
 @LAYER
@@ -367,6 +442,143 @@ def test_exports_with_the_same_numbers(name, layer, options, groups):
     x = torch.randn(2, 8, 20, 21)
     exported = torch.export.export(conv, (x,))
     torch.testing.assert_close(exported.module()(x), conv(x), rtol=1e-4, atol=1e-5)
+
+
+@any_size
+@pytest.mark.parametrize("key", LAYERS)
+@pytest.mark.parametrize("groups", [1, 8])
+def test_exports_for_any_size(key, groups):
+    _, layer, options = LAYERS[key]
+    conv = layer(8, 8, 3, padding=1, groups=groups, **options).eval()
+    x = torch.randn(2, 8, 20, 21)
+    free = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
+    if key in STATIC_BATCH:
+        del free[0]
+    exported = torch.export.export(conv, (x,), dynamic_shapes=(free,))
+    y = torch.randn(2 if key in STATIC_BATCH else 3, 8, 33, 12)
+    torch.testing.assert_close(exported.module()(y), conv(y), rtol=1e-4, atol=1e-5)
+
+
+@LAYER
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_models(name, layer, options, groups, dtype):
+    conv = layer(4, 4, 3, padding=1, groups=groups, **options)
+    x = torch.randn(2, 4, 9, 8)
+    half = copy.deepcopy(conv).to(dtype)
+    output = half(x.to(dtype))
+    assert output.dtype == dtype
+    torch.testing.assert_close(output.float(), conv(x), rtol=0.05, atol=0.05)
+    output.float().square().sum().backward()
+    assert all(p.grad.isfinite().all() for p in half.parameters())
+
+
+@LAYER
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_backward_inside_autocast(name, layer, options, groups, dtype):
+    conv = layer(4, 4, 3, padding=1, groups=groups, **options)
+    x = torch.randn(2, 4, 9, 8)
+    with torch.autocast("cpu", dtype=dtype):
+        conv(x.requires_grad_()).float().square().sum().backward()
+    inside = [x.grad, *(p.grad for p in conv.parameters())]
+    x.grad = None
+    conv.zero_grad()
+    conv(x).square().sum().backward()
+    for found, expected in zip(inside, [x.grad, *(p.grad for p in conv.parameters())], strict=True):
+        assert (found - expected).norm() <= 0.1 * expected.norm() + 1e-3
+
+
+@LAYER
+@pytest.mark.parametrize("groups", [1, 4])
+def test_runs_on_meta(name, layer, options, groups):
+    """As tools do that plan for memory or shapes."""
+    conv = layer(4, 8, 3, stride=2, groups=groups, **options).to("meta")
+    output = conv(torch.empty(2, 4, 9, 8, device="meta"))
+    assert output.shape == (2, 8, 4, 3)
+    output.sum().backward()
+    nn.Sequential(conv).apply(lambda module: None)
+
+
+@LAYER
+@pytest.mark.parametrize("groups", [1, 4])
+def test_gradients_by_torch_func(name, layer, options, groups):
+    conv = layer(4, 4, 3, padding=1, groups=groups, **options)
+    x, parameters = torch.randn(2, 4, 7, 8), dict(conv.named_parameters())
+
+    def loss(parameters, x):
+        return torch.func.functional_call(conv, parameters, (x,)).square().sum()
+
+    found = torch.func.grad(loss)({k: p.detach() for k, p in parameters.items()}, x)
+    expected = torch.autograd.grad(loss(parameters, x), list(parameters.values()))
+    for ours, theirs in zip(found.values(), expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@LAYER
+@pytest.mark.parametrize("groups", [1, 4])
+def test_second_derivatives_are_right_or_refused(name, layer, options, groups):
+    conv = layer(4, 4, 3, padding=1, groups=groups, **options).double()
+    x = torch.randn(1, 4, 5, 6, dtype=torch.double, requires_grad=True)
+    leaves = [x, *conv.parameters()]
+    # Away from where interpolation has a kink: whole positions, and widths of zero.
+    with torch.no_grad():
+        for name, parameter in conv.named_parameters():
+            if "width" in name or ("offset" in name and isinstance(conv, DeformableKernelConv2d)):
+                parameter.uniform_(0.01, 0.02)
+    towards = [torch.randn_like(leaf) for leaf in leaves]
+    along = [torch.randn_like(leaf) for leaf in leaves]
+
+    def slope(create_graph):
+        grads = torch.autograd.grad(conv(x).pow(3).sum(), leaves, create_graph=create_graph)
+        return sum((g * t).sum() for g, t in zip(grads, towards, strict=True))
+
+    refusal = None
+    try:
+        grads = torch.autograd.grad(slope(True), leaves, allow_unused=True)
+    except RuntimeError as error:
+        refusal = str(error)
+    if refusal is not None:
+        assert "can be differentiated once, not twice" in refusal
+        return
+    found = sum((g * a).sum() for g, a in zip(grads, along, strict=True) if g is not None)
+    ends = []
+    for step in (1e-6, -1e-6):
+        with torch.no_grad():
+            for leaf, a in zip(leaves, along, strict=True):
+                leaf.add_(step * a)
+        ends.append(slope(False))
+        with torch.no_grad():
+            for leaf, a in zip(leaves, along, strict=True):
+                leaf.sub_(step * a)
+    expected = (ends[0] - ends[1]) / 2e-6
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@LAYER
+@pytest.mark.parametrize("groups", [1, 4])
+def test_a_parameter_that_is_no_number_shows(name, layer, options, groups):
+    """In some output, whatever the parameter."""
+    conv = layer(4, 4, 3, padding=1, groups=groups, **options)
+    x = torch.randn(2, 4, 7, 8)
+    for name, parameter in conv.named_parameters():
+        value = parameter.data.clone()
+        parameter.data.flatten()[0] = float("nan")
+        assert conv(x).isnan().any(), name
+        parameter.data.copy_(value)
+    assert conv(x).isfinite().all()
+
+
+@LAYER
+def test_plain_weights_into_a_reparametrised_layer_are_refused(name, layer, options):
+    conv = torch.nn.utils.parametrizations.weight_norm(layer(4, 4, 3, **options))
+    before = copy.deepcopy(conv.state_dict())
+    with pytest.raises(RuntimeError, match="load plain weights first"):
+        conv.load_state_dict(nn.Conv2d(4, 4, 3).state_dict())
+    # The bias is a plain convolution's too.
+    changed = [k for k, v in conv.state_dict().items() if not torch.equal(v, before[k])]
+    assert changed in ([], ["bias"])
+    report_plain_loads()
 
 
 @LAYER
