@@ -2,6 +2,7 @@
 
 from .checkpoint import CheckpointError, guard_checkpoints, load_checkpoint, written_whole
 from .hooks import (
+    AlphaAnnealingHook,
     LearnableConvStatsHook,
     OrthogonalityLossHook,
     RepulsiveLossHook,
@@ -23,6 +24,7 @@ from .launch import (
 from .optim import BFloat16OptimWrapper, LearnableConvOptimWrapperConstructor
 
 __all__ = [
+    "AlphaAnnealingHook",
     "BFloat16OptimWrapper",
     "CheckpointError",
     "LearnableConvOptimWrapperConstructor",

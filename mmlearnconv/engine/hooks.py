@@ -11,7 +11,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import IterBasedTrainLoop
 from torch import Tensor, nn
 
-from ..layers import CoCConv2d, DCLSConv, DRConv2d, LearnableConv
+from ..layers import CoCConv2d, DCLSConv, DKEConv2d, DRConv2d, LearnableConv
+from ..layers.dke import SWAP_ALPHA
 from ..ops import orthogonality, repulsion
 from .model import bare_model
 
@@ -19,6 +20,14 @@ from .model import bare_model
 def _positions(layer: LearnableConv) -> nn.Parameter | None:
     """The positions that a layer holds, if any; shared ones are their owner's."""
     return dict(layer.named_parameters(recurse=False)).get("positions")
+
+
+def _refuse_epochs(hook: Hook, runner: Any, name: str) -> None:
+    if isinstance(runner.train_loop, IterBasedTrainLoop):
+        raise ValueError(
+            f"{type(hook).__name__}: {name}={getattr(hook, name)} counts epochs, and this loop has "
+            "none; count iterations, with by_epoch=False"
+        )
 
 
 class ParameterLossHook(Hook):
@@ -57,11 +66,8 @@ class ParameterLossHook(Hook):
         layers = self.layers(bare_model(runner.model))
         if not layers:
             raise ValueError(f"{type(self).__name__}: the model has no layer for its loss")
-        if self.by_epoch and self.begin and isinstance(runner.train_loop, IterBasedTrainLoop):
-            raise ValueError(
-                f"{type(self).__name__}: begin={self.begin} counts epochs, and this loop has none; "
-                "count iterations, with by_epoch=False"
-            )
+        if self.by_epoch and self.begin:
+            _refuse_epochs(self, runner, "begin")
 
         def add(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
             now = runner.epoch if self.by_epoch else runner.iter
@@ -137,6 +143,64 @@ class OrthogonalityLossHook(ParameterLossHook):
 
     def loss(self, layers: list[LearnableConv]) -> Tensor:
         return torch.stack([orthogonality(layer.dense_kernel()) for layer in layers]).mean()
+
+
+@HOOKS.register_module()
+class AlphaAnnealingHook(Hook):
+    r"""Widens the Gaussians of DKE layers that took over plain weights, from sharp to the paper's.
+
+    Taking over sets :math:`\alpha` to 10, where a kernel on the grid is nearly the plain one and
+    positions have small gradients. Between ``begin`` and ``end``,
+    :math:`\alpha_t = \alpha_0 (\alpha_1 / \alpha_0)^{(t - begin) / (end - begin)}`; after, it is
+    :math:`\alpha_1`. A layer whose :math:`\alpha` is smaller keeps its own. What a run resumes with
+    follows from its iteration alone.
+
+    Args:
+        end: epoch, or iteration, from which :math:`\alpha` is ``target``.
+        begin: epoch, or iteration, until which it is ``start``. Default: 0.
+        start: :math:`\alpha_0`. Default: 10, to which taking over sets it.
+        target: :math:`\alpha_1`. Default: 2, the paper's.
+        by_epoch: whether ``begin`` and ``end`` count epochs. Default: ``True``.
+
+    Raises:
+        ValueError: a number out of range, or a model without DKE layers that have a Gaussian.
+    """
+
+    def __init__(
+        self,
+        end: int,
+        begin: int = 0,
+        start: float = SWAP_ALPHA,
+        target: float = 2.0,
+        by_epoch: bool = True,
+    ) -> None:
+        if not 0 <= begin < end:
+            raise ValueError(f"begin: {begin!r}, end: {end!r}; 0 <= begin < end must hold")
+        if not 0 < target <= start:
+            raise ValueError(f"target: {target!r}, start: {start!r}; 0 < target <= start must hold")
+        self.begin, self.end, self.start, self.target = begin, end, start, target
+        self.by_epoch = by_epoch
+
+    def before_train(self, runner: Any) -> None:
+        self._layers = [
+            m
+            for m in bare_model(runner.model).modules()
+            if isinstance(m, DKEConv2d) and m.interpolation == "gauss"
+        ]
+        if not self._layers:
+            raise ValueError(f"{type(self).__name__}: the model has no DKE layer with a Gaussian")
+        if self.by_epoch:
+            _refuse_epochs(self, runner, "end")
+
+    @torch.no_grad()
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        now = runner.iter
+        if self.by_epoch:
+            now = runner.epoch + batch_idx / len(runner.train_dataloader)
+        share = min(max((now - self.begin) / (self.end - self.begin), 0.0), 1.0)
+        alpha = self.start * (self.target / self.start) ** share
+        for layer in self._layers:
+            layer.alpha.clamp_(max=alpha)
 
 
 @HOOKS.register_module()

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from mmlearnconv.engine import (
+    AlphaAnnealingHook,
     LearnableConvStatsHook,
     OrthogonalityLossHook,
     RepulsiveLossHook,
@@ -254,3 +255,53 @@ def test_seeds_differ_by_iteration_and_use():
             hook._reseed(None, iteration, loading)
             drawn.add(torch.rand(()).item())
     assert len(drawn) == 6
+
+
+def annealed(work_dir, **options):
+    """Alpha of DKE layers, one at 10 and one that is at 3, before every iteration."""
+    run = runner(work_dir, [dict(type="AlphaAnnealingHook", **options)])
+    sharp, soft = run.model.stages[1][0], DKEConv2d(8, 8, 3, padding=1)
+    sharp.alpha.fill_(10)
+    soft.alpha.fill_(3)
+    run.model.stages[1].append(soft)
+    seen = []
+    run.model.register_forward_pre_hook(
+        lambda *_: seen.append((sharp.alpha.item(), soft.alpha.item()))
+    )
+    run.train()
+    return seen
+
+
+@pytest.mark.parametrize(
+    "options", [dict(end=8, begin=2, by_epoch=False), dict(end=2)], ids=["iterations", "epochs"]
+)
+def test_alpha_anneals_to_the_paper_s(tmp_path, options):
+    """Nine iterations, three an epoch."""
+    begin = options.get("begin", 0)
+    end = options["end"] * (3 if options.get("by_epoch", True) else 1)
+    for now, (sharp, soft) in enumerate(annealed(tmp_path, **options)):
+        share = min(max((now - begin) / (end - begin), 0), 1)
+        expected = 10 * 0.2**share
+        assert sharp == pytest.approx(expected, rel=1e-5)
+        assert soft == pytest.approx(min(3, expected), rel=1e-5)
+    assert sharp == pytest.approx(2)
+
+
+def test_annealing_needs_a_gaussian_and_a_range(tmp_path):
+    for wrong, message in (
+        (dict(end=0), "begin: 0, end: 0"),
+        (dict(end=2, begin=3), "begin: 3, end: 2"),
+        (dict(end=2, target=11.0), "target: 11"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            AlphaAnnealingHook(**wrong)
+    run = runner(tmp_path, [dict(type="AlphaAnnealingHook", end=2)])
+    run.model.stages[1] = nn.Sequential()
+    with pytest.raises(ValueError, match="no DKE layer with a Gaussian"):
+        run.train()
+
+
+def test_annealing_by_epoch_in_a_loop_without_them_is_an_error(tmp_path):
+    loop = dict(train_cfg=dict(type="IterBasedTrainLoop", max_iters=2))
+    with pytest.raises(ValueError, match="end=2 counts epochs, and this loop has none"):
+        runner(tmp_path, [dict(type="AlphaAnnealingHook", end=2)], **loop).train()
