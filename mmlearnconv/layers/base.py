@@ -191,7 +191,7 @@ class LearnableConv(nn.Module):
         and no other functions, are shown a plain convolution of the replaced geometry first; if
         they fill it, the layer starts from what they drew. Every other function sees the layer.
         """
-        if not _is_initializer(fn) or self.weight_device.type == "meta":
+        if not _is_initializer(fn) or self._device.type == "meta":
             return super().apply(fn)
         twin = self._plain_twin(drawn=False)
         fn(twin)
@@ -245,7 +245,7 @@ class LearnableConv(nn.Module):
         return conv.train(self.training)
 
     @property
-    def weight_device(self) -> torch.device:
+    def _device(self) -> torch.device:
         """Where the layer's parameters are."""
         return next(self.parameters()).device
 
@@ -264,7 +264,7 @@ class LearnableConv(nn.Module):
         else:
             for parameter in conv.parameters():
                 nn.init.constant_(parameter, math.nan)
-        return conv.to(device=self.weight_device, dtype=next(self.parameters()).dtype)
+        return conv.to(device=self._device, dtype=next(self.parameters()).dtype)
 
     def _extra_padding(self, size: Iterable[int]) -> tuple[int, ...]:
         """Zeros on each side that make a window of ``size`` give the replaced kernel's shape."""

@@ -49,6 +49,19 @@ def test_the_kernel_s_own_shape_and_dtype_stay():
         torch.testing.assert_close(built.float(), orthogonalize(weight), atol=0.02, rtol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.half])
+def test_autocast_does_not_touch_the_kernel(dtype):
+    """Nor its gradient, with the backward pass inside."""
+    weight = conditioned(18, 144, 1e3).requires_grad_()
+    upstream = torch.randn(18, 144)
+    (expected,) = torch.autograd.grad(orthogonalize(weight), weight, upstream)
+    with torch.autocast("cpu", dtype=dtype):
+        rows = orthogonalize(weight)
+        (grad,) = torch.autograd.grad(rows, weight, upstream)
+    assert distance(rows.detach()) < 1e-5
+    torch.testing.assert_close(grad, expected)
+
+
 @pytest.mark.parametrize("shape", [(5, 9), (6, 6), (1, 4)], ids=str)
 def test_gradient(shape):
     """Also where all singular values are one, and those of vectors would be infinite."""
