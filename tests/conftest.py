@@ -2,6 +2,10 @@ import os
 import sys
 from pathlib import Path
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Before PyTorch is imported, and for the processes that tests start.
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 import pytest
 import torch
 

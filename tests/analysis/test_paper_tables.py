@@ -16,11 +16,13 @@ def of(table, name):
     return [row for row in table if row.table == name]
 
 
+@pytest.mark.xdist_group("paper_tables")
 def test_every_row_agrees_or_says_why_not(table):
     for row in table:
         assert False not in row.agrees() or row.note, (row.model, row.ours, row.printed)
 
 
+@pytest.mark.xdist_group("paper_tables")
 @pytest.mark.parametrize("name", ["DK, table 1", "DK, table 2"])
 def test_dk_has_the_printed_parameters(table, name):
     checked = [row.agrees()[0] for row in of(table, name) if row.parameters]
@@ -28,6 +30,7 @@ def test_dk_has_the_printed_parameters(table, name):
     assert all(checked)
 
 
+@pytest.mark.xdist_group("paper_tables")
 def test_dcls_has_the_printed_figures(table):
     printed = {}
     for number in (1, 2, 3, 4):
@@ -55,6 +58,7 @@ def test_dcls_has_the_printed_figures(table):
         ("DRConv-ShuffleNetV2 1x", 10, 1),
     ],
 )
+@pytest.mark.xdist_group("paper_tables")
 def test_drconv_adds_what_the_paper_says(table, model, printed, within):
     of_table = of(table, "DRConv, table 1")
     (row,) = [row for row in of_table if row.model == model]
@@ -64,6 +68,7 @@ def test_drconv_adds_what_the_paper_says(table, model, printed, within):
     assert increase(row, of_table) == (f"{row.ours[1] - base.ours[1]:+.1f}", f"+{printed}")
 
 
+@pytest.mark.xdist_group("paper_tables")
 def test_local_dk_adds_what_the_paper_says(table):
     of_table = of(table, "DK, table 1")
     for row in of_table:
@@ -72,6 +77,7 @@ def test_local_dk_adds_what_the_paper_says(table):
             assert f"{float(ours):+.2f}" == theirs == "+0.50"
 
 
+@pytest.mark.xdist_group("paper_tables")
 def test_the_page_of_documentation_is_what_the_tool_makes(table):
     assert (ROOT / "docs" / "paper_tables.md").read_text() == page(table)
 

@@ -16,6 +16,7 @@ def root(tmp_path_factory):
     return make_shapes(tmp_path_factory.mktemp("data") / "shapes", SPLITS)
 
 
+@pytest.mark.xdist_group("shapes")
 def test_annotations_are_coco_s(root):
     coco = COCO(str(root / "annotations" / "train.json"))
     assert [c["name"] for c in coco.cats.values()] == list(KINDS)
@@ -34,6 +35,7 @@ def test_annotations_are_coco_s(root):
         taken |= mask
 
 
+@pytest.mark.xdist_group("shapes")
 def test_label_maps_agree_with_the_masks(root):
     coco = COCO(str(root / "annotations" / "val.json"))
     for image in coco.imgs.values():
@@ -44,12 +46,14 @@ def test_label_maps_agree_with_the_masks(root):
         assert np.array_equal(labels, expected)
 
 
+@pytest.mark.xdist_group("shapes")
 def test_every_kind_appears_and_every_image_has_an_object(root):
     content = json.loads((root / "annotations" / "train.json").read_text())
     assert {a["category_id"] for a in content["annotations"]} == set(range(1, len(KINDS) + 1))
     assert {a["image_id"] for a in content["annotations"]} == set(range(SPLITS["train"]))
 
 
+@pytest.mark.xdist_group("shapes")
 def test_the_same_pixels_every_time_and_drawn_once(root, tmp_path):
     again = make_shapes(tmp_path / "again", dict(train=2, val=2))
     for name in ("train/00001.png", "val/00001.png", "labels/val/00000.png"):
@@ -77,6 +81,7 @@ def test_the_config_and_the_package_name_one_cache(monkeypatch, tmp_path):
     assert cfg.data_root == str(shapes_root()) == str(tmp_path / "mmlearnconv" / "shapes")
 
 
+@pytest.mark.xdist_group("shapes")
 def test_data_sets_of_both_toolboxes(root):
     detection = ShapesDataset(
         data_root=str(root), ann_file="annotations/val.json", data_prefix=dict(img="val/")

@@ -76,7 +76,10 @@ def outputs(scope, model):
     return features, raw, sample.pred_instances
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in NETWORKS],
+)
 def plain(request):
     torch.manual_seed(0)
     scope, cfg = load_config(request.param)

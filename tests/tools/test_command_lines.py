@@ -33,6 +33,14 @@ TINY = [
 ]
 
 
+def another_operator(name):
+    """--cfg-options that put another convolution into the quickstart, without DCLS's own option."""
+    return [
+        "model.backbone.conv_cfg._delete_=True",
+        f"model.backbone.conv_cfg.type={name}",
+    ]
+
+
 def run(*command, expect=0, **environment):
     command = [str(part) for part in command]
     environment = os.environ | dict(PYTHONPATH=str(ROOT), PYTHON=sys.executable) | environment
@@ -58,6 +66,7 @@ def quickstart(tmp_path_factory):
     return folder, run("tools/quickstart.py", folder, "--iterations", 120)
 
 
+@pytest.mark.xdist_group("quickstart")
 def test_quickstart_tells_its_story(quickstart):
     folder, story = quickstart
     assert re.search(r"training +120 of 120, loss \d+\.\d\d, +0 s left", story)
@@ -68,6 +77,7 @@ def test_quickstart_tells_its_story(quickstart):
     assert losses[-1] < 0.9 * losses[0]
 
 
+@pytest.mark.xdist_group("quickstart")
 def test_a_fresh_process_measures_the_same_ap(quickstart, tmp_path):
     folder, _ = quickstart
     trained = scalars(folder)[-1]

@@ -10,7 +10,13 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 
 from tests.conftest import ROOT
-from tests.tools.test_command_lines import ONE_PROCESS, QUICKSTART, run, scalars
+from tests.tools.test_command_lines import (
+    ONE_PROCESS,
+    QUICKSTART,
+    another_operator,
+    run,
+    scalars,
+)
 
 TWENTY_STEPS = [
     "train_cfg.max_iters=20",
@@ -38,7 +44,7 @@ def assert_quickstart_learns(operator, work_dir, *options, arguments=(), hooks=(
     config.write_text(f"_base_ = {str(ROOT / QUICKSTART)!r}\ncustom_hooks = {list(hooks)}\n")
     run(
         *("tools/train.py", config, "--work-dir", work_dir, *arguments, "--cfg-options"),
-        *(f"model.backbone.conv_cfg.type={operator}", *TWENTY_STEPS, *options),
+        *(*another_operator(operator), *TWENTY_STEPS, *options),
     )
     falls(work_dir)
 

@@ -17,7 +17,14 @@ from torch import nn
 
 from tests.conftest import ROOT
 from tests.engine.test_checkpoint import Payload
-from tests.tools.test_command_lines import ONE_PROCESS, QUICKSTART, TINY, run, scalars
+from tests.tools.test_command_lines import (
+    ONE_PROCESS,
+    QUICKSTART,
+    TINY,
+    another_operator,
+    run,
+    scalars,
+)
 
 SMALL_IMAGES = {
     "train": [
@@ -127,10 +134,12 @@ def said(outputs, *words):
     return output
 
 
+@pytest.mark.xdist_group("docs")
 def test_every_command_of_the_page_runs(outputs):
     assert len(outputs) == 9
 
 
+@pytest.mark.xdist_group("docs")
 def test_plain_weights_are_taken_over_and_reported(outputs):
     for words, count in (
         (("test.py", "retinanet_coc", "retinanet.pth"), "17 CoCConv2d"),
@@ -149,6 +158,7 @@ def test_plain_weights_are_taken_over_and_reported(outputs):
     )
 
 
+@pytest.mark.xdist_group("docs")
 def test_folding_says_how_well_and_what_it_wrote(outputs, folder):
     coc, dcls = said(outputs, "fold.py", "retinanet_coc"), said(outputs, "fold.py", "dcls_r50")
     for text, count in ((coc, 17), (dcls, 16)):
@@ -177,6 +187,7 @@ torch.save(dict(bboxes=result.bboxes, scores=result.scores), sys.argv[4])
 """
 
 
+@pytest.mark.xdist_group("docs")
 def test_a_trained_and_folded_coc_model_runs_in_stock_mmdet(outputs, folder):
     """Loads, predicts and is tested by mmdet's own tool, where this package cannot be imported."""
     from mmengine.utils import get_installed_path
@@ -256,6 +267,7 @@ def test_inferencers_take_a_swapped_config(scope, tiny_coco, tmp_path):
     assert "convolutions swapped" in output
 
 
+@pytest.mark.xdist_group("docs")
 def test_mmdet_s_own_tool_takes_a_swapped_config(folder, tmp_path):
     from mmengine.utils import get_installed_path
 
@@ -360,7 +372,7 @@ def test_fold_refuses_dynamic_layers_by_name(tmp_path):
     torch.save(dict(meta={}, state_dict=model.state_dict()), tmp_path / "weights.pth")
     output = run(
         *("tools/fold.py", QUICKSTART, tmp_path / "weights.pth", tmp_path / "out"),
-        *("--cfg-options", "model.backbone.conv_cfg.type=DRConv"),
+        *("--cfg-options", *another_operator("DRConv")),
         expect=1,
     )
     assert "backbone.layer1.0.conv1: DRConv2d: the kernel depends on the input" in output
@@ -382,6 +394,7 @@ def plain_quickstart(tmp_path_factory):
     return folder / "iter_200.pth", scalars(folder)[-1]
 
 
+@pytest.mark.xdist_group("plain_quickstart")
 @pytest.mark.parametrize("operator", ["DCLS", "DK", "DKE", "CoC", "DRConv"])
 def test_a_swap_keeps_the_average_precision(plain_quickstart, operator, tmp_path):
     checkpoint, expected = plain_quickstart
