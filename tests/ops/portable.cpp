@@ -1,8 +1,8 @@
 // The CUDA kernels, one index after the other on the CPU, in place of its own kernels.
 #include "mmlearnconv/ops/csrc/common/dcls.h"
-#include "mmlearnconv/ops/csrc/common/taps.h"
-#include "mmlearnconv/ops/csrc/common/deformable_kernels.h"
-#include "mmlearnconv/ops/csrc/common/regions_kernels.h"
+#include "mmlearnconv/ops/csrc/common/depthwise_taps.h"
+#include "mmlearnconv/ops/csrc/common/dk_kernels.h"
+#include "mmlearnconv/ops/csrc/common/drconv_kernels.h"
 
 #include <torch/library.h>
 
@@ -19,7 +19,9 @@ struct InTurn {
 template <auto member>
 struct Plain;
 
-template <typename Operators, typename Result, typename... Rest, Result (Operators::*member)(Rest...) const>
+template <
+    typename Operators, typename Result, typename... Rest,
+    Result (Operators::*member)(Rest...) const>
 struct Plain<member> {
   static Result call(Rest... rest) {
     return (Operators{}.*member)(rest...);
@@ -44,7 +46,7 @@ TORCH_LIBRARY_IMPL(mmlearnconv, CPU, m) {
   m.impl("dk_depthwise_backward", Plain<&Dk::depthwise_backward>::call);
   m.impl("dk_columns", Plain<&Dk::columns>::call);
   m.impl("dk_columns_backward", Plain<&Dk::columns_backward>::call);
-  typedef RegionOperators<InTurn> Regions;
+  typedef DrconvOperators<InTurn> Regions;
   m.impl("drconv_features", Plain<&Regions::features>::call);
   m.impl("drconv_features_backward", Plain<&Regions::features_backward>::call);
   m.impl("drconv_inner", Plain<&Regions::inner>::call);

@@ -26,8 +26,8 @@ struct Window {
   }
 };
 
-// An element's lowest cell and its parts beyond it. Positions are (dims, kernels, count); one that is
-// not a number makes its kernel so, as a weight does.
+// An element's lowest cell and its parts beyond it. Positions are (dims, kernels, count); one that
+// is not a number makes its kernel so, as a weight does.
 template <typename T>
 struct Element {
   int64_t low[3];
@@ -36,8 +36,7 @@ struct Element {
 
   C10_HOST_DEVICE Element(const Window& w, const T* positions, int64_t kernel, int64_t e) {
     for (int64_t a = 0; a < w.dims; ++a) {
-      const T q = positions[(a * w.kernels + kernel) * w.count + e] +
-          static_cast<T>(w.size[a] / 2);
+      const T q = positions[(a * w.kernels + kernel) * w.count + e] + static_cast<T>(w.size[a] / 2);
       nan = nan || q != q;
       // Far out is outside: no cell that a corner could reach.
       const bool near = q > T(-2) && q < static_cast<T>(w.size[a] + 1);
@@ -51,9 +50,9 @@ struct Element {
     int64_t cell = 0;
     bool inside = true;
     for (int64_t a = 0; a < w.dims; ++a) {
-      const int64_t upper = corner >> a & 1, at = low[a] + upper;
-      inside = inside && at >= 0 && at < w.size[a];
-      cell = cell * w.size[a] + at;
+      const int64_t upper = corner >> a & 1, index = low[a] + upper;
+      inside = inside && index >= 0 && index < w.size[a];
+      cell = cell * w.size[a] + index;
       factors[a] = upper ? part[a] : T(1) - part[a];
     }
     return inside ? cell : -1;
@@ -150,16 +149,15 @@ at::Tensor dcls_kernel_with(
     const Launch& launch, const at::Tensor& weight, const at::Tensor& positions,
     at::IntArrayRef size) {
   const Window w = window(weight, positions, size);
-  const at::Tensor by = weight.contiguous(), at = positions.contiguous();
+  const at::Tensor by = weight.contiguous(), positions_c = positions.contiguous();
   std::vector<int64_t> shape{weight.size(0), weight.size(1)};
   shape.insert(shape.end(), size.begin(), size.end());
   const at::Tensor out = at::zeros(shape, weight.options());
   AT_DISPATCH_FLOATING_TYPES(weight.scalar_type(), "dcls_kernel", [&] {
     launch(
-        w.kernels,
-        AddElements<scalar_t>{
-            out.data_ptr<scalar_t>(), by.const_data_ptr<scalar_t>(),
-            at.const_data_ptr<scalar_t>(), w});
+        w.kernels, AddElements<scalar_t>{
+                       out.data_ptr<scalar_t>(), by.const_data_ptr<scalar_t>(),
+                       positions_c.const_data_ptr<scalar_t>(), w});
   });
   return out;
 }
@@ -169,18 +167,18 @@ std::tuple<at::Tensor, at::Tensor> dcls_kernel_backward_with(
     const Launch& launch, const at::Tensor& grad, const at::Tensor& weight,
     const at::Tensor& positions, at::IntArrayRef size) {
   const Window w = window(weight, positions, size);
-  const at::Tensor by = weight.contiguous(), at = positions.contiguous(), g = grad.contiguous();
+  const at::Tensor by = weight.contiguous(), positions_c = positions.contiguous(),
+                   g = grad.contiguous();
   TORCH_CHECK(
       g.numel() == w.kernels * w.cells() && g.scalar_type() == weight.scalar_type(),
       "dcls_kernel_backward: grad ", grad.sizes(), " must be kernels of ", size);
-  const at::Tensor grad_weight = at::empty_like(by), grad_positions = at::empty_like(at);
+  const at::Tensor grad_weight = at::empty_like(by), grad_positions = at::empty_like(positions_c);
   AT_DISPATCH_FLOATING_TYPES(weight.scalar_type(), "dcls_kernel_backward", [&] {
     launch(
-        w.kernels,
-        ElementsBackward<scalar_t>{
-            grad_weight.data_ptr<scalar_t>(), grad_positions.data_ptr<scalar_t>(),
-            g.const_data_ptr<scalar_t>(), by.const_data_ptr<scalar_t>(),
-            at.const_data_ptr<scalar_t>(), w});
+        w.kernels, ElementsBackward<scalar_t>{
+                       grad_weight.data_ptr<scalar_t>(), grad_positions.data_ptr<scalar_t>(),
+                       g.const_data_ptr<scalar_t>(), by.const_data_ptr<scalar_t>(),
+                       positions_c.const_data_ptr<scalar_t>(), w});
   });
   return {grad_weight, grad_positions};
 }

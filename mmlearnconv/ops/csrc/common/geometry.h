@@ -34,11 +34,12 @@ struct Geometry {
 };
 
 inline Geometry geometry(
-    at::IntArrayRef size, at::IntArrayRef out_size, at::IntArrayRef stride,
-    at::IntArrayRef padding, at::IntArrayRef dilation) {
+    at::IntArrayRef size, at::IntArrayRef out_size, at::IntArrayRef stride, at::IntArrayRef padding,
+    at::IntArrayRef dilation) {
   const auto axis = [&](size_t i) {
-    TORCH_CHECK(stride[i] > 0 && dilation[i] > 0, "stride ", stride, ", dilation ", dilation,
-                ": must be positive");
+    TORCH_CHECK(
+        stride[i] > 0 && dilation[i] > 0, "stride ", stride, ", dilation ", dilation,
+        ": must be positive");
     return Axis{size[i], out_size[i], stride[i], padding[i], dilation[i]};
   };
   return {axis(0), axis(1)};

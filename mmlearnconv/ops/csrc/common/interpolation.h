@@ -15,21 +15,21 @@ struct Linear {
   bool moves;  // whether the position has a gradient
 };
 
-// Positions beyond the cells are clipped, without a gradient; at a cell it is the right-hand one, at
-// the last the left-hand one, so that a position on an edge can move back in.
+// Positions beyond the cells are clipped, without a gradient; at a cell it is the right-hand one,
+// at the last the left-hand one, so that a position on an edge can move back in.
 template <typename T>
 C10_HOST_DEVICE C10_ALWAYS_INLINE Linear<T> clipped(T position, int64_t cells) {
   const T last = static_cast<T>(cells - 1);
   const bool moves = position >= 0 && position <= last;
-  const T at = position < 0 ? T(0) : position > last ? last : position;
+  const T bounded = position < 0 ? T(0) : position > last ? last : position;
   // Not a number reads cell 0, and stays one through the part.
-  int64_t low = at >= 0 ? static_cast<int64_t>(at) : 0;
+  int64_t low = bounded >= 0 ? static_cast<int64_t>(bounded) : 0;
   if (low > 0 && low == cells - 1) --low;
-  return {low, low + 1 < cells ? low + 1 : cells - 1, at - static_cast<T>(low), moves};
+  return {low, low + 1 < cells ? low + 1 : cells - 1, bounded - static_cast<T>(low), moves};
 }
 
-// A position on a map: pixels `low` and `low + 1`, of which those outside count as zeros. Not a number
-// reads pixel 0, and stays one through the part.
+// A position on a map: pixels `low` and `low + 1`, of which those outside count as zeros. Not a
+// number reads pixel 0, and stays one through the part.
 template <typename T>
 C10_HOST_DEVICE C10_ALWAYS_INLINE Linear<T> on_map(T position, int64_t size) {
   if (position != position) return {0, 0, position, true};
@@ -41,7 +41,7 @@ C10_HOST_DEVICE C10_ALWAYS_INLINE Linear<T> on_map(T position, int64_t size) {
 
 // How the four neighbours of a place count, low row first, and its slopes along y and x.
 template <typename T>
-struct Square {
+struct BilinearWeights {
   int64_t at[4];
   T share[4];
   T part_y, part_x;
@@ -59,13 +59,14 @@ struct Square {
 
 // Absent neighbours are -1 and have no share.
 template <typename T>
-C10_HOST_DEVICE C10_ALWAYS_INLINE Square<T> square(const Linear<T>& y, const Linear<T>& x, int64_t columns) {
-  Square<T> s;
-  const int64_t rows[2] = {y.low, y.high}, places[2] = {x.low, x.high};
+C10_HOST_DEVICE C10_ALWAYS_INLINE BilinearWeights<T> bilinear_weights(
+    const Linear<T>& y, const Linear<T>& x, int64_t columns) {
+  BilinearWeights<T> s;
+  const int64_t rows[2] = {y.low, y.high}, locations[2] = {x.low, x.high};
   const T of_rows[2] = {T(1) - y.part, y.part}, of_places[2] = {T(1) - x.part, x.part};
   for (int i = 0; i < 4; ++i) {
-    const bool present = rows[i / 2] >= 0 && places[i % 2] >= 0;
-    s.at[i] = present ? rows[i / 2] * columns + places[i % 2] : -1;
+    const bool present = rows[i / 2] >= 0 && locations[i % 2] >= 0;
+    s.at[i] = present ? rows[i / 2] * columns + locations[i % 2] : -1;
     s.share[i] = present ? of_rows[i / 2] * of_places[i % 2] : T(0);
   }
   s.part_y = y.part;

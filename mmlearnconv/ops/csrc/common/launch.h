@@ -8,8 +8,8 @@
 
 namespace mmlearnconv {
 
-// Numbers are summed in float32, in float64 where the input is.
-inline at::ScalarType summed(const at::Tensor& tensor) {
+// Numbers are accumulate_dtype in float32, in float64 where the input is.
+inline at::ScalarType accumulate_dtype(const at::Tensor& tensor) {
   return tensor.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
 }
 
@@ -23,19 +23,20 @@ C10_HOST_DEVICE C10_ALWAYS_INLINE void add_shared(T* to, T value) {
 #endif
 }
 
-// Place i of a batch of maps, the columns fastest.
-struct Place {
+// Location i of a batch of maps, the columns fastest.
+struct Location {
   int64_t n, y, x;
 
-  C10_HOST_DEVICE static Place of(int64_t i, int64_t height, int64_t width) {
+  C10_HOST_DEVICE static Location of(int64_t i, int64_t height, int64_t width) {
     return {i / width / height, i / width % height, i % width};
   }
 };
 
 // The output place that reads input place `at` through a cell, or -1.
 template <typename Axis>
-C10_HOST_DEVICE C10_ALWAYS_INLINE int64_t reader(const Axis& axis, int64_t at, int64_t cell) {
-  const int64_t scaled = at - axis.first(cell);
+C10_HOST_DEVICE C10_ALWAYS_INLINE int64_t
+output_index_of(const Axis& axis, int64_t index, int64_t cell) {
+  const int64_t scaled = index - axis.first(cell);
   if (scaled < 0 || scaled % axis.stride != 0) return -1;
   const int64_t place = scaled / axis.stride;
   return place < axis.out_size ? place : -1;

@@ -1,9 +1,10 @@
 // Weight gradient of a depthwise convolution, in channels_last:
 //   out[c, u, v] = sum over n, y, x of grad[n, y, x, c] * input[n, y s + u d - p, x s + v d - p, c]
 // A vector runs over channels; a few taps of a kernel row stay in registers while a row of the map
-// passes by. Bands of rows are summed apart, in an order that no number of threads changes.
+// passes by. Bands of rows are accumulate_dtype apart, in an order that no number of threads
+// changes.
 
-#include "../common/taps.h"
+#include "../common/depthwise_taps.h"
 #include "vector.h"
 
 #include <ATen/Parallel.h>
@@ -17,7 +18,7 @@
 namespace mmlearnconv {
 namespace {
 
-constexpr int64_t kMostTaps = 9;     // in registers at a time
+constexpr int64_t kMostTaps = 9;  // in registers at a time
 constexpr int64_t kRowsOfBand = 16;
 
 struct Sizes {
@@ -28,7 +29,7 @@ struct Sizes {
 
 // Adds a row of the map to taps first..first+TAPS-1 of a kernel row.
 template <typename T, int TAPS>
-INLINE void add_row(
+MMLC_INLINE void add_row(
     T* sums, const T* grad, const T* input, const Sizes& g, int64_t first, int64_t lanes) {
   typedef typename Vector<T>::type V;
   V taps[TAPS];
@@ -43,11 +44,11 @@ INLINE void add_row(
   end = std::max(end, begin);
   for (int64_t x = 0; x < g.out_width; ++x) {
     if (x == begin && begin < end) {
-      const T* at = input + (x * g.stride_x + offset) * g.channels;
-      for (; x < end; ++x, at += g.stride_x * g.channels) {
+      const T* column = input + (x * g.stride_x + offset) * g.channels;
+      for (; x < end; ++x, column += g.stride_x * g.channels) {
         const V weight = load(grad + x * g.channels, lanes);
         for (int t = 0; t < TAPS; ++t)
-          taps[t] += weight * load(at + t * g.dilation_x * g.channels, lanes);
+          taps[t] += weight * load(column + t * g.dilation_x * g.channels, lanes);
       }
       if (x == g.out_width) break;
     }
@@ -62,7 +63,7 @@ INLINE void add_row(
 }
 
 template <typename T>
-INLINE void add_band(
+MMLC_INLINE void add_band(
     T* sums, const T* grad, const T* input, const Sizes& g, int64_t from, int64_t to,
     int64_t lanes) {
   for (int64_t y = from; y < to; ++y) {
@@ -72,16 +73,16 @@ INLINE void add_band(
       const T* grad_row = grad + y * g.out_width * g.channels;
       const T* input_row = input + row * g.width * g.channels;
       for (int64_t v = 0; v < g.columns;) {
-        T* at = sums + (u * g.columns + v) * kLanes<T>;
+        T* target = sums + (u * g.columns + v) * kLanes<T>;
         const int64_t left = g.columns - v;
         if (left >= kMostTaps) {
-          add_row<T, kMostTaps>(at, grad_row, input_row, g, v, lanes);
+          add_row<T, kMostTaps>(target, grad_row, input_row, g, v, lanes);
           v += kMostTaps;
         } else if (left >= 4) {
-          add_row<T, 4>(at, grad_row, input_row, g, v, lanes);
+          add_row<T, 4>(target, grad_row, input_row, g, v, lanes);
           v += 4;
         } else {
-          add_row<T, 1>(at, grad_row, input_row, g, v, lanes);
+          add_row<T, 1>(target, grad_row, input_row, g, v, lanes);
           v += 1;
         }
       }
@@ -89,21 +90,19 @@ INLINE void add_band(
   }
 }
 
-FOR_EVERY_CPU void whole_vectors(
-    float* sums, const float* grad, const float* input, const Sizes& g, int64_t from,
-    int64_t to) {
+MMLC_FOR_EVERY_CPU void whole_vectors(
+    float* sums, const float* grad, const float* input, const Sizes& g, int64_t from, int64_t to) {
   add_band<float>(sums, grad, input, g, from, to, kLanes<float>);
 }
 
-FOR_EVERY_CPU void whole_vectors(
+MMLC_FOR_EVERY_CPU void whole_vectors(
     double* sums, const double* grad, const double* input, const Sizes& g, int64_t from,
     int64_t to) {
   add_band<double>(sums, grad, input, g, from, to, kLanes<double>);
 }
 
 template <typename T>
-void weight_grad(
-    T* out, const T* grad, const T* input, const Sizes& g, int64_t batch) {
+void weight_grad(T* out, const T* grad, const T* input, const Sizes& g, int64_t batch) {
   const int64_t blocks = (g.channels + kLanes<T> - 1) / kLanes<T>;
   const int64_t bands = (g.out_height + kRowsOfBand - 1) / kRowsOfBand;
   const int64_t cells = g.rows * g.columns, size = cells * kLanes<T>;
@@ -130,8 +129,7 @@ void weight_grad(
       const T* const from = sums + c / kLanes<T> * parts * size + c % kLanes<T>;
       for (int64_t cell = 0; cell < cells; ++cell) {
         T sum = 0;
-        for (int64_t part = 0; part < parts; ++part)
-          sum += from[part * size + cell * kLanes<T>];
+        for (int64_t part = 0; part < parts; ++part) sum += from[part * size + cell * kLanes<T>];
         out[c * cells + cell] = sum;
       }
     }
@@ -145,18 +143,16 @@ at::Tensor depthwise_weight_grad(
   const auto x = input.contiguous(at::MemoryFormat::ChannelsLast);
   const auto dy = grad.contiguous(at::MemoryFormat::ChannelsLast);
   const auto out = at::empty({input.size(1), 1, size[0], size[1]}, input.options());
-  const Sizes g{
-      input.size(1), input.size(2), input.size(3), grad.size(2), grad.size(3),
-      size[0],       size[1],       stride[0],     stride[1],    padding[0],
-      padding[1],    dilation[0],   dilation[1]};
+  const Sizes g{input.size(1), input.size(2), input.size(3), grad.size(2), grad.size(3),
+                size[0],       size[1],       stride[0],     stride[1],    padding[0],
+                padding[1],    dilation[0],   dilation[1]};
   if (input.scalar_type() == at::kFloat) {
     weight_grad(out.data_ptr<float>(), dy.data_ptr<float>(), x.data_ptr<float>(), g, x.size(0));
   } else {
     TORCH_CHECK(
         input.scalar_type() == at::kDouble, "depthwise_weight_grad: ", input.scalar_type(),
         " is neither float32 nor float64");
-    weight_grad(
-        out.data_ptr<double>(), dy.data_ptr<double>(), x.data_ptr<double>(), g, x.size(0));
+    weight_grad(out.data_ptr<double>(), dy.data_ptr<double>(), x.data_ptr<double>(), g, x.size(0));
   }
   return out;
 }

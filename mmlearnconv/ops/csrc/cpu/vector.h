@@ -6,11 +6,12 @@
 
 // One compilation an instruction set, chosen when the library is loaded.
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
-#define FOR_EVERY_CPU __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#define MMLC_FOR_EVERY_CPU \
+  __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
-#define FOR_EVERY_CPU
+#define MMLC_FOR_EVERY_CPU
 #endif
-#define INLINE inline __attribute__((always_inline))
+#define MMLC_INLINE inline __attribute__((always_inline))
 
 namespace mmlearnconv {
 
@@ -25,7 +26,7 @@ struct Vector {
 };
 
 template <typename T>
-INLINE typename Vector<T>::type load(const T* from, int64_t lanes = kLanes<T>) {
+MMLC_INLINE typename Vector<T>::type load(const T* from, int64_t lanes = kLanes<T>) {
   typename Vector<T>::type value;
   if (lanes == kLanes<T>) {
     std::memcpy(&value, from, sizeof(value));
@@ -37,7 +38,7 @@ INLINE typename Vector<T>::type load(const T* from, int64_t lanes = kLanes<T>) {
 }
 
 template <typename T>
-INLINE void store(T* to, typename Vector<T>::type value, int64_t lanes = kLanes<T>) {
+MMLC_INLINE void store(T* to, typename Vector<T>::type value, int64_t lanes = kLanes<T>) {
   if (lanes == kLanes<T>) {
     std::memcpy(to, &value, sizeof(value));
   } else {
@@ -46,7 +47,7 @@ INLINE void store(T* to, typename Vector<T>::type value, int64_t lanes = kLanes<
 }
 
 template <typename T>
-INLINE T sum(typename Vector<T>::type value) {
+MMLC_INLINE T sum(typename Vector<T>::type value) {
   typedef T Half __attribute__((vector_size(kBytes / 2)));
   typedef T Quarter __attribute__((vector_size(kBytes / 4)));
   Half halves[2];

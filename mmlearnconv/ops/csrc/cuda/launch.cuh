@@ -22,9 +22,9 @@ __global__ void each(int64_t count, Kernel kernel) {
 struct OnCuda {
   template <typename Kernel>
   void operator()(int64_t count, const Kernel& kernel) const {
-    constexpr int64_t threads = 256, most = int64_t(1) << 30;
+    constexpr int64_t threads = 256, max_blocks = int64_t(1) << 30;
     if (count == 0) return;
-    const int64_t blocks = std::min((count + threads - 1) / threads, most);
+    const int64_t blocks = std::min((count + threads - 1) / threads, max_blocks);
     each<<<blocks, threads, 0, c10::cuda::getCurrentCUDAStream()>>>(count, kernel);
     C10_CUDA_KERNEL_LAUNCH_CHECK();
   }

@@ -1,5 +1,4 @@
 #include "../common/dcls.h"
-#include "../common/taps.h"
 #include "launch.cuh"
 
 #include <torch/library.h>
@@ -8,8 +7,5 @@ namespace mmlearnconv {
 TORCH_LIBRARY_IMPL(mmlearnconv, CUDA, m) {
   m.impl("dcls_kernel", OnDevice<&dcls_kernel_with<OnCuda>>::call);
   m.impl("dcls_kernel_backward", OnDevice<&dcls_kernel_backward_with<OnCuda>>::call);
-  m.impl("depthwise_weight_grad", OnDevice<&weight_grad<OnCuda>>::call);
-  m.impl("depthwise_taps", OnDevice<&taps_forward<OnCuda>>::call);
-  m.impl("depthwise_taps_backward", OnDevice<&taps_backward<OnCuda>>::call);
 }
 }  // namespace mmlearnconv

@@ -1,11 +1,11 @@
 // Depthwise convolution by lists of taps, planes of the map in their rows:
-//   out[n, (c m), y, x] = sum over t of values[c, m, t] * input[n, c, y s + i d - p, x s + j d - p],
-//   (i, j) = cells[c, m, t], zero outside the map.
+//   out[n, (c m), y, x] = sum over t of values[c, m, t] * input[n, c, y s + i d - p, x s + j d -
+//   p], (i, j) = cells[c, m, t], zero outside the map.
 // A channel's plane is copied with its border of zeros, its columns sorted by their rest modulo the
 // stride, so that a tap is one offset and a row of outputs a sum of shifted rows.
 
-#include "../common/taps.h"
-#include "layout.h"
+#include "../common/depthwise_taps.h"
+#include "memory_format.h"
 #include "vector.h"
 
 #include <ATen/Parallel.h>
@@ -71,8 +71,8 @@ void taps_of(
     const int64_t i = sign * cells[2 * t], j = sign * cells[2 * t + 1];
     if (!g.y.reaches(i) || !g.x.reaches(j)) continue;
     const int64_t row = g.y.first(i) - plane.top, column = g.x.first(j) - plane.left;
-    const int64_t offset = row * plane.length() + column % plane.stride * plane.phase +
-        column / plane.stride;
+    const int64_t offset =
+        row * plane.length() + column % plane.stride * plane.phase + column / plane.stride;
     taps.push_back({offset, values[t], t});
   }
 }
@@ -108,27 +108,25 @@ void unfill(T* to, const Plane& plane, const std::vector<T>& from, int64_t heigh
     for (int64_t x = 0; x < width; ++x) {
       const int64_t column = x - plane.left;
       const bool held = row >= 0 && row < plane.rows && column >= 0 && column < plane.length();
-      to[y * width + x] = held
-          ? from[row * plane.length() + column % s * plane.phase + column / s]
-          : T(0);
+      to[y * width + x] =
+          held ? from[row * plane.length() + column % s * plane.phase + column / s] : T(0);
     }
   }
 }
 
 template <typename T, int BLOCKS>
-INLINE void sum_taps(
+MMLC_INLINE void sum_taps(
     T* out, const T* from, const Tap<T>* taps, int64_t count, int64_t last, bool add, T start) {
   typedef typename Vector<T>::type V;
   V sums[BLOCKS];
 #pragma GCC unroll 8
   for (int b = 0; b < BLOCKS; ++b)
-    sums[b] =
-        add ? load(out + b * kLanes<T>, b + 1 < BLOCKS ? kLanes<T> : last) : V{} + start;
+    sums[b] = add ? load(out + b * kLanes<T>, b + 1 < BLOCKS ? kLanes<T> : last) : V{} + start;
   for (int64_t t = 0; t < count; ++t) {
-    const T* const at = from + taps[t].offset;
+    const T* const source = from + taps[t].offset;
     const V value = V{} + taps[t].value;
 #pragma GCC unroll 8
-    for (int b = 0; b < BLOCKS; ++b) sums[b] += value * load(at + b * kLanes<T>);
+    for (int b = 0; b < BLOCKS; ++b) sums[b] += value * load(source + b * kLanes<T>);
   }
 #pragma GCC unroll 8
   for (int b = 0; b < BLOCKS; ++b)
@@ -137,7 +135,7 @@ INLINE void sum_taps(
 
 // The sums of a plane, added to what is there or to a start.
 template <typename T>
-INLINE void sum_plane(
+MMLC_INLINE void sum_plane(
     T* out, const T* from, const Tap<T>* taps, int64_t count, int64_t height, int64_t width,
     int64_t step, bool add, T start) {
   for (int64_t y = 0; y < height; ++y, from += step, out += width) {
@@ -151,23 +149,34 @@ INLINE void sum_plane(
         x += B * kLanes<T>;
       };
       switch (std::min(blocks, kMostBlocks)) {
-        case 6: sum(std::integral_constant<int, 6>{}); break;
-        case 5: sum(std::integral_constant<int, 5>{}); break;
-        case 4: sum(std::integral_constant<int, 4>{}); break;
-        case 3: sum(std::integral_constant<int, 3>{}); break;
-        case 2: sum(std::integral_constant<int, 2>{}); break;
-        default: sum(std::integral_constant<int, 1>{});
+        case 6:
+          sum(std::integral_constant<int, 6>{});
+          break;
+        case 5:
+          sum(std::integral_constant<int, 5>{});
+          break;
+        case 4:
+          sum(std::integral_constant<int, 4>{});
+          break;
+        case 3:
+          sum(std::integral_constant<int, 3>{});
+          break;
+        case 2:
+          sum(std::integral_constant<int, 2>{});
+          break;
+        default:
+          sum(std::integral_constant<int, 1>{});
       }
     }
   }
 }
 
-// sums[t] += sum over the rows and columns of grad * from shifted by tap t; grad's rows end in zeros
-// up to a whole vector.
+// sums[t] += sum over the rows and columns of grad * from shifted by tap t; grad's rows end in
+// zeros up to a whole vector.
 template <typename T, int TAPS>
-INLINE void dot_taps(
-    double* sums, const T* grad, const T* from, const Tap<T>* taps, int64_t height,
-    int64_t columns, int64_t step) {
+MMLC_INLINE void dot_taps(
+    double* sums, const T* grad, const T* from, const Tap<T>* taps, int64_t height, int64_t columns,
+    int64_t step) {
   typedef typename Vector<T>::type V;
   V parts[TAPS] = {};
   for (int64_t y = 0; y < height; ++y, grad += columns, from += step) {
@@ -182,7 +191,7 @@ INLINE void dot_taps(
 }
 
 template <typename T>
-INLINE void dot_plane(
+MMLC_INLINE void dot_plane(
     double* sums, const T* grad, const T* from, const Tap<T>* taps, int64_t count, int64_t height,
     int64_t columns, int64_t step) {
   for (int64_t y = 0; y < height; y += kRowsOfBand) {
@@ -198,39 +207,39 @@ INLINE void dot_plane(
 
 // The transpose of sum_plane, with dot_plane's zeros.
 template <typename T>
-INLINE void scatter_plane(
+MMLC_INLINE void scatter_plane(
     T* to, const T* grad, const Tap<T>* taps, int64_t count, int64_t height, int64_t columns,
     int64_t step) {
   typedef typename Vector<T>::type V;
   for (int64_t y = 0; y < height; ++y, grad += columns, to += step) {
     for (int64_t t = 0; t < count; ++t) {
-      T* const at = to + taps[t].offset;
+      T* const target = to + taps[t].offset;
       const V value = V{} + taps[t].value;
       for (int64_t x = 0; x < columns; x += kLanes<T>)
-        store(at + x, load(at + x) + value * load(grad + x));
+        store(target + x, load(target + x) + value * load(grad + x));
     }
   }
 }
 
-#define FOR_FLOATS(T)                                                                            \
-  FOR_EVERY_CPU void sum_plane_of(                                                               \
-      T* out, const T* from, const Tap<T>* taps, int64_t count, int64_t height, int64_t width,   \
-      int64_t step, bool add, T start) {                                                         \
-    sum_plane<T>(out, from, taps, count, height, width, step, add, start);                       \
-  }                                                                                              \
-  FOR_EVERY_CPU void dot_plane_of(                                                               \
-      double* sums, const T* grad, const T* from, const Tap<T>* taps, int64_t count,             \
-      int64_t height, int64_t columns, int64_t step) {                                           \
-    dot_plane<T>(sums, grad, from, taps, count, height, columns, step);                          \
-  }                                                                                              \
-  FOR_EVERY_CPU void scatter_plane_of(                                                           \
-      T* to, const T* grad, const Tap<T>* taps, int64_t count, int64_t height, int64_t columns,  \
-      int64_t step) {                                                                            \
-    scatter_plane<T>(to, grad, taps, count, height, columns, step);                              \
+#define MMLC_FOR_FLOATS(T)                                                                      \
+  MMLC_FOR_EVERY_CPU void sum_plane_of(                                                         \
+      T* out, const T* from, const Tap<T>* taps, int64_t count, int64_t height, int64_t width,  \
+      int64_t step, bool add, T start) {                                                        \
+    sum_plane<T>(out, from, taps, count, height, width, step, add, start);                      \
+  }                                                                                             \
+  MMLC_FOR_EVERY_CPU void dot_plane_of(                                                         \
+      double* sums, const T* grad, const T* from, const Tap<T>* taps, int64_t count,            \
+      int64_t height, int64_t columns, int64_t step) {                                          \
+    dot_plane<T>(sums, grad, from, taps, count, height, columns, step);                         \
+  }                                                                                             \
+  MMLC_FOR_EVERY_CPU void scatter_plane_of(                                                     \
+      T* to, const T* grad, const Tap<T>* taps, int64_t count, int64_t height, int64_t columns, \
+      int64_t step) {                                                                           \
+    scatter_plane<T>(to, grad, taps, count, height, columns, step);                             \
   }
-FOR_FLOATS(float)
-FOR_FLOATS(double)
-#undef FOR_FLOATS
+MMLC_FOR_FLOATS(float)
+MMLC_FOR_FLOATS(double)
+#undef MMLC_FOR_FLOATS
 
 // Channels that a thread takes at once: what a cache line of a channels_last map holds.
 template <typename T>
@@ -246,8 +255,7 @@ void forward(
   at::parallel_for(0, (n.channels + block - 1) / block, 1, [&](int64_t begin, int64_t end) {
     std::vector<T> bordered, maps, outputs;
     std::vector<Tap<T>> taps;
-    for (int64_t first = begin * block; first < std::min(end * block, n.channels);
-         first += block) {
+    for (int64_t first = begin * block; first < std::min(end * block, n.channels); first += block) {
       const int64_t count = std::min(block, n.channels - first);
       for (int64_t b = 0; b < n.batch; ++b) {
         const T* const from = input.read(maps, b, first, count);
@@ -293,8 +301,7 @@ void backward(
     std::vector<T> bordered, gradient, target, maps, gradients, outputs;
     std::vector<Tap<T>> taps;
     std::vector<double> sums(n.taps), totals;
-    for (int64_t first = begin * block; first < std::min(end * block, n.channels);
-         first += block) {
+    for (int64_t first = begin * block; first < std::min(end * block, n.channels); first += block) {
       const int64_t count = std::min(block, n.channels - first);
       totals.assign(count * of_channel, 0.0);
       for (int64_t b = 0; b < n.batch; ++b) {
@@ -326,15 +333,16 @@ void backward(
               taps_of(taps, flipped, around, cell, value, n.taps, -1);
               fill(gradient, around, dy, g.y.out_size, g.x.out_size);
               sum_plane_of(
-                  into + i * grad_input->step(), gradient.data(), taps.data(), taps.size(), g.y.size,
-                  g.x.size, around.length(), m > 0, T(0));
+                  into + i * grad_input->step(), gradient.data(), taps.data(), taps.size(),
+                  g.y.size, g.x.size, around.length(), m > 0, T(0));
             } else {
               scatter_plane_of(
                   target.data(), gradient.data(), taps.data(), taps.size(), g.y.out_size, columns,
                   step);
             }
           }
-          if (into && !plain) unfill(into + i * grad_input->step(), plane, target, g.y.size, g.x.size);
+          if (into && !plain)
+            unfill(into + i * grad_input->step(), plane, target, g.y.size, g.x.size);
         }
         if (into) grad_input->close(outputs, b, first, count);
       }
@@ -346,31 +354,31 @@ void backward(
 template <typename T>
 at::Tensor run_forward(
     const at::Tensor& input, const at::Tensor& values, const at::Tensor& cells,
-    const std::optional<at::Tensor>& bias, at::IntArrayRef output_size, const TapSizes& n, const Geometry& g) {
+    const std::optional<at::Tensor>& bias, at::IntArrayRef output_size, const TapSizes& n,
+    const Geometry& g) {
   const at::Tensor x = as_planes(input, at::CppTypeToScalarType<T>::value);
-  const at::Tensor v = values.to(x.scalar_type()).contiguous(), at = cells.contiguous();
-  const at::Tensor b =
-      bias ? bias->to(x.scalar_type()).contiguous() : at::empty({0}, x.options());
+  const at::Tensor v = values.to(x.scalar_type()).contiguous(), cells_c = cells.contiguous();
+  const at::Tensor b = bias ? bias->to(x.scalar_type()).contiguous() : at::empty({0}, x.options());
   const at::Tensor out = at::empty(
       {n.batch, n.channels * n.multiplier, output_size[0], output_size[1]}, x.options(),
       format_of(input));
   if (out.numel() > 0)
     forward<T>(
         planes_of<T>(out), planes_of<const T>(x), v.const_data_ptr<T>(),
-        at.const_data_ptr<int64_t>(), bias ? b.const_data_ptr<T>() : nullptr, n, g);
+        cells_c.const_data_ptr<int64_t>(), bias ? b.const_data_ptr<T>() : nullptr, n, g);
   return out.to(input.scalar_type());
 }
 
 at::Tensor depthwise_taps(
     const at::Tensor& input, const at::Tensor& values, const at::Tensor& cells,
-    const std::optional<at::Tensor>& bias, at::IntArrayRef output_size, at::IntArrayRef stride, at::IntArrayRef padding,
-    at::IntArrayRef dilation) {
+    const std::optional<at::Tensor>& bias, at::IntArrayRef output_size, at::IntArrayRef stride,
+    at::IntArrayRef padding, at::IntArrayRef dilation) {
   const TapSizes n = check_taps(input, values, cells);
   const Geometry g = geometry(input.sizes().slice(2), output_size, stride, padding, dilation);
-  const bool twice = input.scalar_type() == at::kDouble;
+  const bool is_double = input.scalar_type() == at::kDouble;
   check_bias(bias, n);
-  return (twice ? run_forward<double> : run_forward<float>)(
-      input, values, cells, bias, output_size, n, g);
+  return (is_double ? run_forward<double> : run_forward<float>)(input, values, cells, bias,
+                                                                output_size, n, g);
 }
 
 template <typename T>
@@ -380,7 +388,7 @@ std::tuple<at::Tensor, at::Tensor> run_backward(
     const Geometry& g) {
   const at::Tensor x = as_planes(input, at::CppTypeToScalarType<T>::value);
   const at::Tensor dy = as_planes(grad, x.scalar_type());
-  const at::Tensor v = values.to(x.scalar_type()).contiguous(), at = cells.contiguous();
+  const at::Tensor v = values.to(x.scalar_type()).contiguous(), cells_c = cells.contiguous();
   // Absent ones are empty.
   const bool empty = dy.numel() == 0;
   const at::Tensor dx = needs_input ? at::empty(x.sizes(), x.options(), format_of(input))
@@ -392,7 +400,7 @@ std::tuple<at::Tensor, at::Tensor> run_backward(
     backward<T>(
         needs_input ? &target : nullptr, needs_values ? dv.data_ptr<T>() : nullptr,
         planes_of<const T>(dy), planes_of<const T>(x), v.const_data_ptr<T>(),
-        at.const_data_ptr<int64_t>(), n, g);
+        cells_c.const_data_ptr<int64_t>(), n, g);
   }
   return {dx.to(input.scalar_type()), dv.to(values.scalar_type())};
 }
@@ -405,9 +413,9 @@ std::tuple<at::Tensor, at::Tensor> depthwise_taps_backward(
   check_grad(grad, input, n);
   const Geometry g =
       geometry(input.sizes().slice(2), grad.sizes().slice(2), stride, padding, dilation);
-  const bool twice = input.scalar_type() == at::kDouble;
-  return (twice ? run_backward<double> : run_backward<float>)(
-      grad, input, values, cells, needs_input, needs_values, n, g);
+  const bool is_double = input.scalar_type() == at::kDouble;
+  return (is_double ? run_backward<double> : run_backward<float>)(grad, input, values, cells,
+                                                                  needs_input, needs_values, n, g);
 }
 
 }  // namespace

@@ -13,7 +13,7 @@ struct Regions {
   C10_HOST_DEVICE int64_t taps() const {
     return kernel_rows * kernel_columns;
   }
-  C10_HOST_DEVICE int64_t places() const {
+  C10_HOST_DEVICE int64_t locations() const {
     return map.y.out_size * map.x.out_size;
   }
   // The pixel of the batch under tap (u, v) at location (y, x) of image n, or -1 off the map.
@@ -29,28 +29,32 @@ inline Regions regions(
     const at::Tensor& input, const at::Tensor& pattern, at::IntArrayRef output_size,
     at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation) {
   TORCH_CHECK(
-      input.dim() == 4 && input.is_contiguous(at::MemoryFormat::ChannelsLast),
-      "drconv: input ", input.sizes(), " must be (N, C, H, W), channels_last");
+      input.dim() == 4 && input.is_contiguous(at::MemoryFormat::ChannelsLast), "drconv: input ",
+      input.sizes(), " must be (N, C, H, W), channels_last");
   TORCH_CHECK(
       pattern.dim() == 4 && pattern.size(0) == input.size(0) && pattern.is_contiguous() &&
           pattern.scalar_type() == input.scalar_type(),
       "drconv: pattern ", pattern.sizes(), " of ", pattern.scalar_type(), " must be (",
       input.size(0), ", regions, kH, kW) of ", input.scalar_type());
   return {
-      geometry(input.sizes().slice(2), output_size, stride, padding, dilation), input.size(0),
-      input.size(1), pattern.size(1), pattern.size(2), pattern.size(3)};
+      geometry(input.sizes().slice(2), output_size, stride, padding, dilation),
+      input.size(0),
+      input.size(1),
+      pattern.size(1),
+      pattern.size(2),
+      pattern.size(3)};
 }
 
 // Locations order[begin..end-1], and the region of every location.
 inline void check_places(
     const Regions& r, const at::Tensor& region, const at::Tensor& order, int64_t begin,
     int64_t end) {
-  const int64_t places = r.batch * r.places();
+  const int64_t locations = r.batch * r.locations();
   TORCH_CHECK(
-      region.is_contiguous() && order.is_contiguous() && region.numel() == places &&
-          order.numel() == places && region.scalar_type() == at::kLong &&
-          order.scalar_type() == at::kLong && 0 <= begin && begin <= end && end <= places,
-      "drconv: region ", region.sizes(), " and order ", order.sizes(), " must have ", places,
+      region.is_contiguous() && order.is_contiguous() && region.numel() == locations &&
+          order.numel() == locations && region.scalar_type() == at::kLong &&
+          order.scalar_type() == at::kLong && 0 <= begin && begin <= end && end <= locations,
+      "drconv: region ", region.sizes(), " and order ", order.sizes(), " must have ", locations,
       " integers, and hold ", begin, " to ", end);
 }
 
@@ -83,7 +87,7 @@ inline void check_products(
   TORCH_CHECK(
       products.is_contiguous() && products.scalar_type() == input.scalar_type() &&
           products.numel() == (end - begin) * 2 * r.regions * r.channels && 0 <= begin &&
-          begin <= end && end <= r.batch * r.places(),
+          begin <= end && end <= r.batch * r.locations(),
       "drconv_inner: products ", products.sizes(), " must be (", end - begin, ", 2, ", r.regions,
       ", ", r.channels, ")");
 }

@@ -1,5 +1,5 @@
-#include "../common/taps.h"
-#include "../common/deformable_kernels.h"
+#include "../common/depthwise_taps.h"
+#include "../common/dk_kernels.h"
 #include "launch.cuh"
 
 #include <torch/library.h>

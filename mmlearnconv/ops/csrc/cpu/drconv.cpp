@@ -1,11 +1,12 @@
 // Region-aware convolution with filters value_t * pattern_nt + offset_t, in channels_last. For
 // location j of image n, with x_k the map under tap k:
-//   features   out[j, 0] = sum over k of pattern[n, t, k] * x_k for its region t; out[j, 1] = sum x_k
-//   inner      out[j, t] = sum over c of products[j, 0, t, c] * (sum over k of pattern[n, t, k] x_k)
+//   features   out[j, 0] = sum over k of pattern[n, t, k] * x_k for its region t; out[j, 1] = sum
+//   x_k inner      out[j, t] = sum over c of products[j, 0, t, c] * (sum over k of pattern[n, t, k]
+//   x_k)
 //                          + products[j, 1, t, c] * (sum over k of x_k)
 // A vector runs over channels.
 
-#include "../common/regions.h"
+#include "../common/drconv.h"
 #include "vector.h"
 
 #include <ATen/Parallel.h>
@@ -19,11 +20,11 @@
 namespace mmlearnconv {
 namespace {
 
-constexpr int64_t kPlaces = 16;  // that a thread takes at once
+constexpr int64_t kLocations = 16;  // that a thread takes at once
 
 // Pixels under the taps of a location, -1 off the map.
 void pixels_of(std::vector<int64_t>& pixels, const Regions& r, int64_t j) {
-  const int64_t n = j / r.places(), place = j % r.places();
+  const int64_t n = j / r.locations(), place = j % r.locations();
   const int64_t y = place / r.map.x.out_size, x = place % r.map.x.out_size;
   pixels.resize(r.taps());
   for (int64_t u = 0; u < r.kernel_rows; ++u)
@@ -32,7 +33,7 @@ void pixels_of(std::vector<int64_t>& pixels, const Regions& r, int64_t j) {
 }
 
 template <typename T>
-INLINE void features_place(
+MMLC_INLINE void features_place(
     T* out, const T* input, const T* pattern, const int64_t* pixels, int64_t taps,
     int64_t channels) {
   typedef typename Vector<T>::type V;
@@ -50,28 +51,30 @@ INLINE void features_place(
   }
 }
 
-// For the channels first..last-1; the pattern's gradient is summed into.
+// For the channels first..last-1; the pattern's gradient is accumulate_dtype into.
 template <typename T>
-INLINE void features_backward_place(
+MMLC_INLINE void features_backward_place(
     T* grad_input, T* grad_pattern, const T* grad, const T* input, const T* pattern,
     const int64_t* pixels, int64_t taps, int64_t channels, int64_t first, int64_t last) {
   typedef typename Vector<T>::type V;
   for (int64_t k = 0; k < taps; ++k) {
     if (pixels[k] < 0) continue;
-    V seen{};
+    V product{};
     for (int64_t c = first; c < last; c += kLanes<T>) {
-      const int64_t lanes = std::min(kLanes<T>, last - c), at = pixels[k] * channels + c;
+      const int64_t lanes = std::min(kLanes<T>, last - c), offset = pixels[k] * channels + c;
       const V weighted = load(grad + c, lanes), plain = load(grad + channels + c, lanes);
-      seen += weighted * load(input + at, lanes);
-      store(grad_input + at, load(grad_input + at, lanes) + pattern[k] * weighted + plain, lanes);
+      product += weighted * load(input + offset, lanes);
+      store(
+          grad_input + offset, load(grad_input + offset, lanes) + pattern[k] * weighted + plain,
+          lanes);
     }
-    grad_pattern[k] += sum<T>(seen);
+    grad_pattern[k] += sum<T>(product);
   }
 }
 
-// `sums` and `under` are room for a vector a region, and a tap.
+// `sums` and `under` are workspace for a vector a region, and a tap.
 template <typename T>
-INLINE void inner_place(
+MMLC_INLINE void inner_place(
     T* out, T* sums, T* under, const T* products, const T* input, const T* patterns,
     const int64_t* pixels, int64_t regions, int64_t taps, int64_t channels) {
   typedef typename Vector<T>::type V;
@@ -88,37 +91,34 @@ INLINE void inner_place(
     for (int64_t t = 0; t < regions; ++t) {
       V weighted{};
       for (int64_t k = 0; k < taps; ++k) weighted += patterns[t * taps + k] * load(under + k * n);
-      const V total = load(sums + t * n) +
-          load(products + t * channels + c, lanes) * weighted +
-          load(products + (regions + t) * channels + c, lanes) * plain;
+      const V total = load(sums + t * n) + load(products + t * channels + c, lanes) * weighted +
+                      load(products + (regions + t) * channels + c, lanes) * plain;
       store(sums + t * n, total);
     }
   }
   for (int64_t t = 0; t < regions; ++t) out[t] = sum<T>(load(sums + t * n));
 }
 
-#define FOR_FLOATS(T)                                                                            \
-  FOR_EVERY_CPU void features_of(                                                                \
-      T* out, const T* input, const T* pattern, const int64_t* pixels, int64_t taps,             \
-      int64_t channels) {                                                                        \
-    features_place(out, input, pattern, pixels, taps, channels);                                 \
-  }                                                                                              \
-  FOR_EVERY_CPU void features_backward_of(                                                       \
-      T* grad_input, T* grad_pattern, const T* grad, const T* input, const T* pattern,           \
-      const int64_t* pixels, int64_t taps, int64_t channels, int64_t first, int64_t last) {      \
-    features_backward_place(                                                                     \
-        grad_input, grad_pattern, grad, input, pattern, pixels, taps, channels, first, last);    \
-  }                                                                                              \
-  FOR_EVERY_CPU void inner_of(                                                                   \
-      T* out, T* sums, T* under, const T* products, const T* input, const T* patterns,           \
-      const int64_t* pixels, int64_t regions, int64_t taps,                   \
-      int64_t channels) {                                                                        \
-    inner_place(                                                                                 \
-        out, sums, under, products, input, patterns, pixels, regions, taps, channels);           \
+#define MMLC_FOR_FLOATS(T)                                                                     \
+  MMLC_FOR_EVERY_CPU void features_of(                                                         \
+      T* out, const T* input, const T* pattern, const int64_t* pixels, int64_t taps,           \
+      int64_t channels) {                                                                      \
+    features_place(out, input, pattern, pixels, taps, channels);                               \
+  }                                                                                            \
+  MMLC_FOR_EVERY_CPU void features_backward_of(                                                \
+      T* grad_input, T* grad_pattern, const T* grad, const T* input, const T* pattern,         \
+      const int64_t* pixels, int64_t taps, int64_t channels, int64_t first, int64_t last) {    \
+    features_backward_place(                                                                   \
+        grad_input, grad_pattern, grad, input, pattern, pixels, taps, channels, first, last);  \
+  }                                                                                            \
+  MMLC_FOR_EVERY_CPU void inner_of(                                                            \
+      T* out, T* sums, T* under, const T* products, const T* input, const T* patterns,         \
+      const int64_t* pixels, int64_t regions, int64_t taps, int64_t channels) {                \
+    inner_place(out, sums, under, products, input, patterns, pixels, regions, taps, channels); \
   }
-FOR_FLOATS(float)
-FOR_FLOATS(double)
-#undef FOR_FLOATS
+MMLC_FOR_FLOATS(float)
+MMLC_FOR_FLOATS(double)
+#undef MMLC_FOR_FLOATS
 
 template <typename Run>
 void for_dtype(const at::Tensor& tensor, const Run& run) {
@@ -135,19 +135,18 @@ void for_dtype(const at::Tensor& tensor, const Run& run) {
 void drconv_features(
     const at::Tensor& input, const at::Tensor& pattern, const at::Tensor& region,
     const at::Tensor& order, at::IntArrayRef output_size, at::IntArrayRef stride,
-    at::IntArrayRef padding, at::IntArrayRef dilation, int64_t begin, int64_t end,
-    at::Tensor out) {
+    at::IntArrayRef padding, at::IntArrayRef dilation, int64_t begin, int64_t end, at::Tensor out) {
   const Regions r = regions(input, pattern, output_size, stride, padding, dilation);
   check_places(r, region, order, begin, end);
   check_features(r, out, input, begin, end);
   const auto run = [&](auto zero) {
     typedef decltype(zero) T;
-    const int64_t* const places = order.const_data_ptr<int64_t>();
+    const int64_t* const locations = order.const_data_ptr<int64_t>();
     const int64_t* const of = region.const_data_ptr<int64_t>();
-    at::parallel_for(begin, end, kPlaces, [&](int64_t first, int64_t last) {
+    at::parallel_for(begin, end, kLocations, [&](int64_t first, int64_t last) {
       std::vector<int64_t> pixels;
       for (int64_t i = first; i < last; ++i) {
-        const int64_t j = places[i], own = (j / r.places() * r.regions + of[j]) * r.taps();
+        const int64_t j = locations[i], own = (j / r.locations() * r.regions + of[j]) * r.taps();
         pixels_of(pixels, r, j);
         features_of(
             out.data_ptr<T>() + (i - begin) * 2 * r.channels, input.const_data_ptr<T>(),
@@ -170,7 +169,7 @@ void drconv_features_backward(
   check_feature_grads(input, pattern, grad_input, grad_pattern);
   const auto run = [&](auto zero) {
     typedef decltype(zero) T;
-    const int64_t* const places = order.const_data_ptr<int64_t>();
+    const int64_t* const locations = order.const_data_ptr<int64_t>();
     const int64_t* const of = region.const_data_ptr<int64_t>();
     constexpr int64_t block = 4 * kLanes<T>;
     const int64_t blocks = (r.channels + block - 1) / block;
@@ -178,7 +177,7 @@ void drconv_features_backward(
     at::parallel_for(0, blocks, 1, [&](int64_t from, int64_t to) {
       std::vector<int64_t> pixels;
       for (int64_t i = begin; i < end; ++i) {
-        const int64_t j = places[i], own = (j / r.places() * r.regions + of[j]) * r.taps();
+        const int64_t j = locations[i], own = (j / r.locations() * r.regions + of[j]) * r.taps();
         pixels_of(pixels, r, j);
         for (int64_t b = from; b < to; ++b)
           features_backward_of(
@@ -203,7 +202,7 @@ at::Tensor drconv_inner(
   const at::Tensor out = at::empty({end - begin, r.regions}, input.options());
   const auto run = [&](auto zero) {
     typedef decltype(zero) T;
-    at::parallel_for(begin, end, kPlaces, [&](int64_t first, int64_t last) {
+    at::parallel_for(begin, end, kLocations, [&](int64_t first, int64_t last) {
       std::vector<int64_t> pixels;
       std::vector<T> sums(r.regions * kLanes<T>), under(r.taps() * kLanes<T>);
       for (int64_t j = first; j < last; ++j) {
@@ -212,7 +211,7 @@ at::Tensor drconv_inner(
             out.data_ptr<T>() + (j - begin) * r.regions, sums.data(), under.data(),
             products.const_data_ptr<T>() + (j - begin) * 2 * r.regions * r.channels,
             input.const_data_ptr<T>(),
-            pattern.const_data_ptr<T>() + j / r.places() * r.regions * r.taps(), pixels.data(),
+            pattern.const_data_ptr<T>() + j / r.locations() * r.regions * r.taps(), pixels.data(),
             r.regions, r.taps(), r.channels);
       }
     });

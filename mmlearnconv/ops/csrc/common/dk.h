@@ -20,19 +20,19 @@ struct Deformable {
   C10_HOST_DEVICE int64_t cells() const {
     return scope_rows * scope_columns;
   }
-  C10_HOST_DEVICE int64_t places() const {
+  C10_HOST_DEVICE int64_t locations() const {
     return map.y.out_size * map.x.out_size;
   }
 };
 
 template <typename T>
 struct DeformableTap {
-  Square<T> space;  // cells
-  Square<T> map;    // pixels of the batch; without data offsets only at[0], -1 outside
+  BilinearWeights<T> space;  // cells
+  BilinearWeights<T> map;    // pixels of the batch; without data offsets only at[0], -1 outside
 };
 
 // Tap (u, v) at location (y, x) of image `n`; offsets are (N, 2 taps, H', W'), row before column.
-template <typename T, bool MOVED>
+template <typename T, bool HAS_DATA_OFFSETS>
 C10_HOST_DEVICE C10_ALWAYS_INLINE DeformableTap<T> deformable_tap(
     const Deformable& d, const T* offsets, const T* data_offsets, int64_t n, int64_t y, int64_t x,
     int64_t u, int64_t v) {
@@ -40,20 +40,20 @@ C10_HOST_DEVICE C10_ALWAYS_INLINE DeformableTap<T> deformable_tap(
   const int64_t own = (2 * of_row * d.map.y.out_size + y) * d.map.x.out_size + x;
   const int64_t pixels = d.map.y.size * d.map.x.size;
   DeformableTap<T> t;
-  t.space = square(
+  t.space = bilinear_weights(
       clipped(static_cast<T>(d.scope_rows - d.kernel_rows) / 2 + u + offsets[own], d.scope_rows),
       clipped(
-          static_cast<T>(d.scope_columns - d.kernel_columns) / 2 + v + offsets[own + d.places()],
+          static_cast<T>(d.scope_columns - d.kernel_columns) / 2 + v + offsets[own + d.locations()],
           d.scope_columns),
       d.scope_columns);
   const int64_t row = d.map.y.at(y, u), column = d.map.x.at(x, v);
-  if (MOVED) {
+  if (HAS_DATA_OFFSETS) {
     T at_y = static_cast<T>(row) + data_offsets[own];
-    T at_x = static_cast<T>(column) + data_offsets[own + d.places()];
+    T at_x = static_cast<T>(column) + data_offsets[own + d.locations()];
     // One that is not a number makes the other so: off the map neither would be read.
     if (at_y != at_y) at_x = at_y;
     if (at_x != at_x) at_y = at_x;
-    t.map = square(on_map(at_y, d.map.y.size), on_map(at_x, d.map.x.size), d.map.x.size);
+    t.map = bilinear_weights(on_map(at_y, d.map.y.size), on_map(at_x, d.map.x.size), d.map.x.size);
     for (int i = 0; i < 4; ++i)
       if (t.map.at[i] >= 0) t.map.at[i] += n * pixels;
   } else {
@@ -86,7 +86,12 @@ inline Deformable deformable(
       " does not hold a kernel of ", kernel_size);
   return {
       geometry(input.sizes().slice(2), offsets.sizes().slice(2), stride, padding, dilation),
-      input.size(0), input.size(1), kernel_size[0], kernel_size[1], space[0], space[1]};
+      input.size(0),
+      input.size(1),
+      kernel_size[0],
+      kernel_size[1],
+      space[0],
+      space[1]};
 }
 
 inline Deformable depthwise_sizes(
@@ -98,8 +103,7 @@ inline Deformable depthwise_sizes(
       "dk_depthwise: kernel space ", space.sizes(), " must be (C, 1, rows, columns), for input ",
       input.sizes());
   return deformable(
-      input, offsets, data_offsets, kernel_size, space.sizes().slice(2), stride, padding,
-      dilation);
+      input, offsets, data_offsets, kernel_size, space.sizes().slice(2), stride, padding, dilation);
 }
 
 // Columns of the locations begin..end-1, or their gradient.
@@ -111,8 +115,8 @@ inline void check_columns(
           (input.scalar_type() == at::kFloat || input.scalar_type() == at::kDouble),
       "dk_columns: input must be channels_last, of float32 or float64");
   TORCH_CHECK(
-      0 <= begin && begin <= end && end <= d.batch * d.places(), "dk_columns: locations ", begin,
-      " to ", end, " of ", d.batch * d.places());
+      0 <= begin && begin <= end && end <= d.batch * d.locations(), "dk_columns: locations ", begin,
+      " to ", end, " of ", d.batch * d.locations());
   const int64_t expected[] = {end - begin, d.cells(), d.channels};
   TORCH_CHECK(
       columns.is_contiguous() && columns.sizes() == at::IntArrayRef(expected) &&

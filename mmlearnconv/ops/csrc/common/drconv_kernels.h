@@ -2,7 +2,7 @@
 #pragma once
 
 #include "launch.h"
-#include "regions.h"
+#include "drconv.h"
 
 #include <ATen/Dispatch.h>
 #include <ATen/ops/arange.h>
@@ -21,12 +21,12 @@ struct RegionFeatures {
 
   C10_HOST_DEVICE void operator()(int64_t i) const {
     const int64_t c = i % r.channels, own = i / r.channels, j = order[begin + own];
-    const Place at = Place::of(j, r.map.y.out_size, r.map.x.out_size);
-    const T* const shares = pattern + (at.n * r.regions + region[j]) * r.taps();
+    const Location index = Location::of(j, r.map.y.out_size, r.map.x.out_size);
+    const T* const shares = pattern + (index.n * r.regions + region[j]) * r.taps();
     T weighted = 0, plain = 0;
     for (int64_t k = 0; k < r.taps(); ++k) {
       const int64_t pixel =
-          r.pixel(at.n, at.y, at.x, k / r.kernel_columns, k % r.kernel_columns);
+          r.pixel(index.n, index.y, index.x, k / r.kernel_columns, k % r.kernel_columns);
       if (pixel < 0) continue;
       weighted += shares[k] * input[pixel * r.channels + c];
       plain += input[pixel * r.channels + c];
@@ -47,16 +47,16 @@ struct RegionInputGrad {
 
   C10_HOST_DEVICE void operator()(int64_t i) const {
     const int64_t c = i % r.channels;
-    const Place at = Place::of(i / r.channels, r.map.y.size, r.map.x.size);
+    const Location index = Location::of(i / r.channels, r.map.y.size, r.map.x.size);
     T total = 0;
     for (int64_t k = 0; k < r.taps(); ++k) {
-      const int64_t y = reader(r.map.y, at.y, k / r.kernel_columns);
-      const int64_t x = reader(r.map.x, at.x, k % r.kernel_columns);
+      const int64_t y = output_index_of(r.map.y, index.y, k / r.kernel_columns);
+      const int64_t x = output_index_of(r.map.x, index.x, k % r.kernel_columns);
       if (y < 0 || x < 0) continue;
-      const int64_t j = (at.n * r.map.y.out_size + y) * r.map.x.out_size + x;
+      const int64_t j = (index.n * r.map.y.out_size + y) * r.map.x.out_size + x;
       const int64_t own = rank[j] - begin;
       if (own < 0 || own >= end - begin) continue;
-      const T share = pattern[(at.n * r.regions + region[j]) * r.taps() + k];
+      const T share = pattern[(index.n * r.regions + region[j]) * r.taps() + k];
       total += share * grad[own * 2 * r.channels + c] + grad[(own * 2 + 1) * r.channels + c];
     }
     grad_input[i] += total;
@@ -75,9 +75,10 @@ struct RegionPatternGrad {
 
   C10_HOST_DEVICE void operator()(int64_t i) const {
     const int64_t k = i % r.taps(), own = i / r.taps(), j = order[begin + own];
-    const Place at = Place::of(j, r.map.y.out_size, r.map.x.out_size);
-    if (k == 0) owner[own] = at.n * r.regions + region[j];
-    const int64_t pixel = r.pixel(at.n, at.y, at.x, k / r.kernel_columns, k % r.kernel_columns);
+    const Location index = Location::of(j, r.map.y.out_size, r.map.x.out_size);
+    if (k == 0) owner[own] = index.n * r.regions + region[j];
+    const int64_t pixel =
+        r.pixel(index.n, index.y, index.x, k / r.kernel_columns, k % r.kernel_columns);
     T total = 0;
     for (int64_t c = 0; c < (pixel < 0 ? 0 : r.channels); ++c)
       total += grad[own * 2 * r.channels + c] * input[pixel * r.channels + c];
@@ -94,14 +95,14 @@ struct RegionInner {
 
   C10_HOST_DEVICE void operator()(int64_t i) const {
     const int64_t t = i % r.regions, own = i / r.regions;
-    const Place at = Place::of(begin + own, r.map.y.out_size, r.map.x.out_size);
-    const T* const shares = pattern + (at.n * r.regions + t) * r.taps();
+    const Location index = Location::of(begin + own, r.map.y.out_size, r.map.x.out_size);
+    const T* const shares = pattern + (index.n * r.regions + t) * r.taps();
     const T* const of_value = products + (own * 2 * r.regions + t) * r.channels;
     const T* const of_offset = of_value + r.regions * r.channels;
     T total = 0;
     for (int64_t k = 0; k < r.taps(); ++k) {
       const int64_t pixel =
-          r.pixel(at.n, at.y, at.x, k / r.kernel_columns, k % r.kernel_columns);
+          r.pixel(index.n, index.y, index.x, k / r.kernel_columns, k % r.kernel_columns);
       for (int64_t c = 0; c < (pixel < 0 ? 0 : r.channels); ++c)
         total += (shares[k] * of_value[c] + of_offset[c]) * input[pixel * r.channels + c];
     }
@@ -110,7 +111,7 @@ struct RegionInner {
 };
 
 template <typename Launch>
-struct RegionOperators {
+struct DrconvOperators {
   Launch launch;
 
   void features(
@@ -147,11 +148,10 @@ struct RegionOperators {
     const at::Tensor owner = at::empty({end - begin}, order.options());
     AT_DISPATCH_FLOATING_TYPES(input.scalar_type(), "drconv_features_backward", [&] {
       launch(
-          input.numel(),
-          RegionInputGrad<scalar_t>{
-              r, grad_input.data_ptr<scalar_t>(), grad.const_data_ptr<scalar_t>(),
-              pattern.const_data_ptr<scalar_t>(), region.const_data_ptr<int64_t>(),
-              rank.const_data_ptr<int64_t>(), begin, end});
+          input.numel(), RegionInputGrad<scalar_t>{
+                             r, grad_input.data_ptr<scalar_t>(), grad.const_data_ptr<scalar_t>(),
+                             pattern.const_data_ptr<scalar_t>(), region.const_data_ptr<int64_t>(),
+                             rank.const_data_ptr<int64_t>(), begin, end});
       launch(
           by_place.numel(),
           RegionPatternGrad<scalar_t>{

@@ -1,7 +1,7 @@
 // The two memory formats, and copies between them.
 #pragma once
 
-#include "../common/taps.h"
+#include "../common/depthwise_taps.h"
 #include "vector.h"
 
 #include <ATen/Parallel.h>
@@ -15,9 +15,9 @@
 
 namespace mmlearnconv {
 
-// A square of a vector's width, by exchanging ever larger blocks.
+// A bilinear_weights of a vector's width, by exchanging ever larger blocks.
 template <typename T>
-INLINE void transpose_square(T* to, int64_t to_step, const T* from, int64_t from_step) {
+MMLC_INLINE void transpose_square(T* to, int64_t to_step, const T* from, int64_t from_step) {
 #if defined(__GNUC__) && !defined(__clang__)
   typedef typename Vector<T>::type V;
   typedef decltype(V{} < V{}) Mask;
@@ -47,7 +47,7 @@ INLINE void transpose_square(T* to, int64_t to_step, const T* from, int64_t from
 
 // to[j, i] = from[i, j]
 template <typename T>
-INLINE void transpose(
+MMLC_INLINE void transpose(
     T* to, int64_t to_step, const T* from, int64_t from_step, int64_t rows, int64_t columns) {
   constexpr int64_t n = kLanes<T>;
   for (int64_t c = 0; c < columns; c += n) {
@@ -63,13 +63,13 @@ INLINE void transpose(
   }
 }
 
-FOR_EVERY_CPU inline void transpose_of(
+MMLC_FOR_EVERY_CPU inline void transpose_of(
     float* to, int64_t to_step, const float* from, int64_t from_step, int64_t rows,
     int64_t columns) {
   transpose(to, to_step, from, from_step, rows, columns);
 }
 
-FOR_EVERY_CPU inline void transpose_of(
+MMLC_FOR_EVERY_CPU inline void transpose_of(
     double* to, int64_t to_step, const double* from, int64_t from_step, int64_t rows,
     int64_t columns) {
   transpose(to, to_step, from, from_step, rows, columns);
@@ -91,8 +91,8 @@ struct Planes {
     return last ? size : plane_step;
   }
   // `count` planes from `channel` on.
-  T* read(std::vector<std::remove_const_t<T>>& copy, int64_t image, int64_t channel,
-          int64_t count) const {
+  T* read(std::vector<std::remove_const_t<T>>& copy, int64_t image, int64_t channel, int64_t count)
+      const {
     if (!last) return at(image, channel);
     copy.resize(count * size);
     transpose_of(copy.data(), size, at(image, channel), channels, size, count);
@@ -118,8 +118,13 @@ Planes<T> planes_of(const at::Tensor& tensor) {
       return tensor.data_ptr<T>();
     }
   }();
-  return {data, tensor.size(1), tensor.size(2) * tensor.size(3),
-          format_of(tensor) == at::MemoryFormat::ChannelsLast, tensor.stride(0), tensor.stride(1)};
+  return {
+      data,
+      tensor.size(1),
+      tensor.size(2) * tensor.size(3),
+      format_of(tensor) == at::MemoryFormat::ChannelsLast,
+      tensor.stride(0),
+      tensor.stride(1)};
 }
 
 // A copy in the other memory format: rows of `from`, all of its images, become columns of `to`.
@@ -145,10 +150,10 @@ at::Tensor in_format(const at::Tensor& tensor, at::MemoryFormat format) {
   if (from.is_contiguous(format) || from.numel() == 0 || !from.is_contiguous(other))
     return from.contiguous(format);
   const at::Tensor to = at::empty(from.sizes(), from.options(), format);
-  const int64_t places = from.size(2) * from.size(3), channels = from.size(1);
+  const int64_t locations = from.size(2) * from.size(3), channels = from.size(1);
   transpose_images(
-      to.data_ptr<T>(), from.const_data_ptr<T>(), from.size(0), last ? channels : places,
-      last ? places : channels);
+      to.data_ptr<T>(), from.const_data_ptr<T>(), from.size(0), last ? channels : locations,
+      last ? locations : channels);
   return to;
 }
 

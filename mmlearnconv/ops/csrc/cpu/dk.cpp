@@ -4,8 +4,8 @@
 // with x[j, k, c] the map under tap k, moved or not. A vector runs over channels, which all share a
 // location's samples.
 
-#include "../common/deformable.h"
-#include "layout.h"
+#include "../common/dk.h"
+#include "memory_format.h"
 #include "vector.h"
 
 #include <ATen/Parallel.h>
@@ -20,7 +20,7 @@
 namespace mmlearnconv {
 namespace {
 
-constexpr int64_t kPlaces = 16;  // whose samples are worked out together
+constexpr int64_t kLocations = 16;  // whose samples are worked out together
 
 // What a run of locations reads.
 template <typename T>
@@ -28,19 +28,19 @@ struct Run {
   int64_t begin, end;
   std::vector<DeformableTap<T>> taps;
 
-  template <bool MOVED>
+  template <bool HAS_DATA_OFFSETS>
   void fill(
       const Deformable& d, const T* offsets, const T* data_offsets, int64_t from, int64_t to) {
     begin = from;
     end = to;
     taps.resize((to - from) * d.taps());
     DeformableTap<T>* tap = taps.data();
-    int64_t n = from / d.places(), y = from % d.places() / d.map.x.out_size;
+    int64_t n = from / d.locations(), y = from % d.locations() / d.map.x.out_size;
     int64_t x = from % d.map.x.out_size;
     for (int64_t j = from; j < to; ++j) {
       for (int64_t u = 0; u < d.kernel_rows; ++u)
         for (int64_t v = 0; v < d.kernel_columns; ++v)
-          *tap++ = deformable_tap<T, MOVED>(d, offsets, data_offsets, n, y, x, u, v);
+          *tap++ = deformable_tap<T, HAS_DATA_OFFSETS>(d, offsets, data_offsets, n, y, x, u, v);
       if (++x < d.map.x.out_size) continue;
       x = 0;
       if (++y < d.map.y.out_size) continue;
@@ -50,43 +50,43 @@ struct Run {
   }
 };
 
-template <bool MOVED, typename T>
-INLINE bool misses(const DeformableTap<T>& tap) {
-  return !MOVED && tap.map.at[0] < 0;
+template <bool HAS_DATA_OFFSETS, typename T>
+MMLC_INLINE bool misses(const DeformableTap<T>& tap) {
+  return !HAS_DATA_OFFSETS && tap.map.at[0] < 0;
 }
 
 // The map under a tap: VECTORS vectors, of which the last has `last` lanes.
-template <typename T, bool MOVED, int VECTORS>
-INLINE void read(
-    typename Vector<T>::type* values, const DeformableTap<T>& tap, const T* input,
-    int64_t channels, int64_t last) {
+template <typename T, bool HAS_DATA_OFFSETS, int VECTORS>
+MMLC_INLINE void read(
+    typename Vector<T>::type* values, const DeformableTap<T>& tap, const T* input, int64_t channels,
+    int64_t last) {
   typedef typename Vector<T>::type V;
 #pragma GCC unroll 4
   for (int v = 0; v < VECTORS; ++v) {
     const int64_t lanes = v + 1 < VECTORS ? kLanes<T> : last;
-    if (!MOVED) {
+    if (!HAS_DATA_OFFSETS) {
       values[v] = load(input + tap.map.at[0] * channels + v * kLanes<T>, lanes);
       continue;
     }
     values[v] = V{};
     for (int i = 0; i < 4; ++i)
       if (tap.map.at[i] >= 0)
-        values[v] += tap.map.share[i] *
-            load(input + tap.map.at[i] * channels + v * kLanes<T>, lanes);
+        values[v] +=
+            tap.map.share[i] * load(input + tap.map.at[i] * channels + v * kLanes<T>, lanes);
   }
 }
 
-template <typename T, bool MOVED, int VECTORS>
-INLINE void depthwise_places(
+template <typename T, bool HAS_DATA_OFFSETS, int VECTORS>
+MMLC_INLINE void depthwise_places(
     T* out, const T* input, const T* space, const Run<T>& run, const Deformable& d, int64_t last) {
   typedef typename Vector<T>::type V;
   const DeformableTap<T>* tap = run.taps.data();
   for (int64_t j = run.begin; j < run.end; ++j) {
     V totals[VECTORS] = {};
     for (int64_t k = 0; k < d.taps(); ++k, ++tap) {
-      if (misses<MOVED>(*tap)) continue;
+      if (misses<HAS_DATA_OFFSETS>(*tap)) continue;
       V values[VECTORS];
-      read<T, MOVED, VECTORS>(values, *tap, input, d.channels, last);
+      read<T, HAS_DATA_OFFSETS, VECTORS>(values, *tap, input, d.channels, last);
       const T* const corner[4] = {
           space + tap->space.at[0] * d.channels, space + tap->space.at[1] * d.channels,
           space + tap->space.at[2] * d.channels, space + tap->space.at[3] * d.channels};
@@ -102,13 +102,12 @@ INLINE void depthwise_places(
     }
 #pragma GCC unroll 4
     for (int v = 0; v < VECTORS; ++v)
-      store(
-          out + j * d.channels + v * kLanes<T>, totals[v], v + 1 < VECTORS ? kLanes<T> : last);
+      store(out + j * d.channels + v * kLanes<T>, totals[v], v + 1 < VECTORS ? kLanes<T> : last);
   }
 }
 
-template <typename T, bool MOVED, int VECTORS>
-INLINE void columns_places(
+template <typename T, bool HAS_DATA_OFFSETS, int VECTORS>
+MMLC_INLINE void columns_places(
     T* out, const T* input, const Run<T>& run, const Deformable& d, int64_t last) {
   typedef typename Vector<T>::type V;
   const DeformableTap<T>* tap = run.taps.data();
@@ -116,19 +115,18 @@ INLINE void columns_places(
     for (int64_t cell = 0; cell < d.cells(); ++cell)
 #pragma GCC unroll 4
       for (int v = 0; v < VECTORS; ++v)
-        store(
-            out + cell * d.channels + v * kLanes<T>, V{}, v + 1 < VECTORS ? kLanes<T> : last);
+        store(out + cell * d.channels + v * kLanes<T>, V{}, v + 1 < VECTORS ? kLanes<T> : last);
     for (int64_t k = 0; k < d.taps(); ++k, ++tap) {
-      if (misses<MOVED>(*tap)) continue;
+      if (misses<HAS_DATA_OFFSETS>(*tap)) continue;
       V values[VECTORS];
-      read<T, MOVED, VECTORS>(values, *tap, input, d.channels, last);
+      read<T, HAS_DATA_OFFSETS, VECTORS>(values, *tap, input, d.channels, last);
 #pragma GCC unroll 4
       for (int i = 0; i < 4; ++i) {
 #pragma GCC unroll 4
         for (int v = 0; v < VECTORS; ++v) {
           const int64_t lanes = v + 1 < VECTORS ? kLanes<T> : last;
-          T* const at = out + tap->space.at[i] * d.channels + v * kLanes<T>;
-          store(at, load(at, lanes) + tap->space.share[i] * values[v], lanes);
+          T* const target = out + tap->space.at[i] * d.channels + v * kLanes<T>;
+          store(target, load(target, lanes) + tap->space.share[i] * values[v], lanes);
         }
       }
     }
@@ -136,19 +134,19 @@ INLINE void columns_places(
 }
 
 // The gradients at some locations for VECTORS vectors of channels. Depthwise, `space` is the kernel
-// space and `grad` the output's gradient; else `space` holds the columns' gradients, and there is no
-// grad. Those of offsets are (location, 2 taps).
-template <typename T, bool MOVED, bool DEPTHWISE, int VECTORS>
-INLINE void backward_places(
+// space and `grad` the output's gradient; else `space` holds the columns' gradients, and there is
+// no grad. Those of offsets are (location, 2 taps).
+template <typename T, bool HAS_DATA_OFFSETS, bool DEPTHWISE, int VECTORS>
+MMLC_INLINE void backward_places(
     T* grad_input, T* grad_space, T* grad_offsets, T* grad_data_offsets, const T* grad,
     const T* input, const T* space, const Run<T>& run, const Deformable& d, int64_t last) {
   typedef typename Vector<T>::type V;
   const DeformableTap<T>* tap = run.taps.data();
   for (int64_t j = run.begin; j < run.end; ++j) {
     for (int64_t k = 0; k < d.taps(); ++k, ++tap, grad_offsets += 2, grad_data_offsets += 2) {
-      if (misses<MOVED>(*tap)) continue;
+      if (misses<HAS_DATA_OFFSETS>(*tap)) continue;
       V values[VECTORS], slope_y{}, slope_x{}, moved_y{}, moved_x{};
-      read<T, MOVED, VECTORS>(values, *tap, input, d.channels, last);
+      read<T, HAS_DATA_OFFSETS, VECTORS>(values, *tap, input, d.channels, last);
 #pragma GCC unroll 4
       for (int v = 0; v < VECTORS; ++v) {
         const int64_t lanes = v + 1 < VECTORS ? kLanes<T> : last, c = v * kLanes<T>;
@@ -159,19 +157,19 @@ INLINE void backward_places(
           weight += tap->space.share[i] * corner[i];
         }
         const V g = DEPTHWISE ? load(grad + j * d.channels + c, lanes) : V{} + T(1);
-        const V seen = g * values[v], passed = g * weight;
-        slope_y += seen * tap->space.slope_y(corner);
-        slope_x += seen * tap->space.slope_x(corner);
+        const V product = g * values[v], passed = g * weight;
+        slope_y += product * tap->space.slope_y(corner);
+        slope_x += product * tap->space.slope_x(corner);
         if (DEPTHWISE) {
 #pragma GCC unroll 4
           for (int i = 0; i < 4; ++i) {
-            T* const at = grad_space + tap->space.at[i] * d.channels + c;
-            store(at, load(at, lanes) + tap->space.share[i] * seen, lanes);
+            T* const target = grad_space + tap->space.at[i] * d.channels + c;
+            store(target, load(target, lanes) + tap->space.share[i] * product, lanes);
           }
         }
-        if (!MOVED) {
-          T* const at = grad_input + tap->map.at[0] * d.channels + c;
-          store(at, load(at, lanes) + passed, lanes);
+        if (!HAS_DATA_OFFSETS) {
+          T* const target = grad_input + tap->map.at[0] * d.channels + c;
+          store(target, load(target, lanes) + passed, lanes);
           continue;
         }
 #pragma GCC unroll 4
@@ -180,88 +178,90 @@ INLINE void backward_places(
           if (tap->map.at[i] < 0) continue;
           const int64_t pixel = tap->map.at[i] * d.channels + c;
           corner[i] = load(input + pixel, lanes);
-          T* const at = grad_input + pixel;
-          store(at, load(at, lanes) + tap->map.share[i] * passed, lanes);
+          T* const target = grad_input + pixel;
+          store(target, load(target, lanes) + tap->map.share[i] * passed, lanes);
         }
         moved_y += passed * tap->map.slope_y(corner);
         moved_x += passed * tap->map.slope_x(corner);
       }
       if (tap->space.moves_y) grad_offsets[0] += sum<T>(slope_y);
       if (tap->space.moves_x) grad_offsets[1] += sum<T>(slope_x);
-      if (MOVED && tap->map.moves_y) grad_data_offsets[0] += sum<T>(moved_y);
-      if (MOVED && tap->map.moves_x) grad_data_offsets[1] += sum<T>(moved_x);
+      if (HAS_DATA_OFFSETS && tap->map.moves_y) grad_data_offsets[0] += sum<T>(moved_y);
+      if (HAS_DATA_OFFSETS && tap->map.moves_x) grad_data_offsets[1] += sum<T>(moved_x);
     }
     if (!DEPTHWISE) space += d.cells() * d.channels;
   }
 }
 
 // `call` for the channels first..last-1, VECTORS whole vectors at a time, else one.
-#define FOR_CHANNELS(T, most, call)                  \
-  for (int64_t c = first; c < last;) {               \
-    if (c + most * kLanes<T> <= last) {              \
-      constexpr int VECTORS = most;                  \
-      constexpr int64_t lanes = kLanes<T>;           \
-      call;                                          \
-      c += most * kLanes<T>;                         \
-    } else if (c + kLanes<T> <= last) {              \
-      constexpr int VECTORS = 1;                     \
-      constexpr int64_t lanes = kLanes<T>;           \
-      call;                                          \
-      c += kLanes<T>;                                \
-    } else {                                         \
-      constexpr int VECTORS = 1;                     \
-      const int64_t lanes = last - c;                \
-      call;                                          \
-      c = last;                                      \
-    }                                                \
+#define MMLC_FOR_CHANNELS(T, most, call)   \
+  for (int64_t c = first; c < last;) {     \
+    if (c + most * kLanes<T> <= last) {    \
+      constexpr int VECTORS = most;        \
+      constexpr int64_t lanes = kLanes<T>; \
+      call;                                \
+      c += most * kLanes<T>;               \
+    } else if (c + kLanes<T> <= last) {    \
+      constexpr int VECTORS = 1;           \
+      constexpr int64_t lanes = kLanes<T>; \
+      call;                                \
+      c += kLanes<T>;                      \
+    } else {                               \
+      constexpr int VECTORS = 1;           \
+      const int64_t lanes = last - c;      \
+      call;                                \
+      c = last;                            \
+    }                                      \
   }
 
-#define FOR_FLOATS(T)                                                                            \
-  FOR_EVERY_CPU void depthwise_of(                                                               \
-      bool moved, T* out, const T* input, const T* space, const Run<T>& run,                     \
-      const Deformable& d, int64_t first, int64_t last) {                                        \
-    if (moved) {                                                                                 \
-      FOR_CHANNELS(                                                                              \
-          T, 1, (depthwise_places<T, true, VECTORS>(                                             \
-                    out + c, input + c, space + c, run, d, lanes)))                              \
-    } else {                                                                                     \
-      FOR_CHANNELS(                                                                              \
-          T, 4, (depthwise_places<T, false, VECTORS>(                                            \
-                    out + c, input + c, space + c, run, d, lanes)))                              \
-    }                                                                                            \
-  }                                                                                              \
-  FOR_EVERY_CPU void columns_of(                                                                 \
-      bool moved, T* out, const T* input, const Run<T>& run, const Deformable& d, int64_t first, \
-      int64_t last) {                                                                            \
-    if (moved) {                                                                                 \
-      FOR_CHANNELS(                                                                              \
-          T, 1, (columns_places<T, true, VECTORS>(out + c, input + c, run, d, lanes)))           \
-    } else {                                                                                     \
-      FOR_CHANNELS(                                                                              \
-          T, 4, (columns_places<T, false, VECTORS>(out + c, input + c, run, d, lanes)))          \
-    }                                                                                            \
-  }                                                                                              \
-  template <bool DEPTHWISE>                                                                      \
-  FOR_EVERY_CPU void backward_of(                                                                \
-      bool moved, T* grad_input, T* grad_space, T* grad_offsets, T* grad_data_offsets,           \
-      const T* grad, const T* input, const T* space, const Run<T>& run, const Deformable& d,     \
-      int64_t first, int64_t last) {                                                             \
-    if (moved) {                                                                                 \
-      FOR_CHANNELS(                                                                              \
-          T, 2, (backward_places<T, true, DEPTHWISE, VECTORS>(                                   \
-                    grad_input + c, grad_space + c, grad_offsets, grad_data_offsets, grad + c,   \
-                    input + c, space + c, run, d, lanes)))                                       \
-    } else {                                                                                     \
-      FOR_CHANNELS(                                                                              \
-          T, 2, (backward_places<T, false, DEPTHWISE, VECTORS>(                                  \
-                    grad_input + c, grad_space + c, grad_offsets, grad_data_offsets, grad + c,   \
-                    input + c, space + c, run, d, lanes)))                                       \
-    }                                                                                            \
+#define MMLC_FOR_FLOATS(T)                                                                        \
+  MMLC_FOR_EVERY_CPU void depthwise_of(                                                           \
+      bool moved, T* out, const T* input, const T* space, const Run<T>& run, const Deformable& d, \
+      int64_t first, int64_t last) {                                                              \
+    if (moved) {                                                                                  \
+      MMLC_FOR_CHANNELS(                                                                          \
+          T, 1,                                                                                   \
+          (depthwise_places<T, true, VECTORS>(out + c, input + c, space + c, run, d, lanes)))     \
+    } else {                                                                                      \
+      MMLC_FOR_CHANNELS(                                                                          \
+          T, 4,                                                                                   \
+          (depthwise_places<T, false, VECTORS>(out + c, input + c, space + c, run, d, lanes)))    \
+    }                                                                                             \
+  }                                                                                               \
+  MMLC_FOR_EVERY_CPU void columns_of(                                                             \
+      bool moved, T* out, const T* input, const Run<T>& run, const Deformable& d, int64_t first,  \
+      int64_t last) {                                                                             \
+    if (moved) {                                                                                  \
+      MMLC_FOR_CHANNELS(                                                                          \
+          T, 1, (columns_places<T, true, VECTORS>(out + c, input + c, run, d, lanes)))            \
+    } else {                                                                                      \
+      MMLC_FOR_CHANNELS(                                                                          \
+          T, 4, (columns_places<T, false, VECTORS>(out + c, input + c, run, d, lanes)))           \
+    }                                                                                             \
+  }                                                                                               \
+  template <bool DEPTHWISE>                                                                       \
+  MMLC_FOR_EVERY_CPU void backward_of(                                                            \
+      bool moved, T* grad_input, T* grad_space, T* grad_offsets, T* grad_data_offsets,            \
+      const T* grad, const T* input, const T* space, const Run<T>& run, const Deformable& d,      \
+      int64_t first, int64_t last) {                                                              \
+    if (moved) {                                                                                  \
+      MMLC_FOR_CHANNELS(                                                                          \
+          T, 2,                                                                                   \
+          (backward_places<T, true, DEPTHWISE, VECTORS>(                                          \
+              grad_input + c, grad_space + c, grad_offsets, grad_data_offsets, grad + c,          \
+              input + c, space + c, run, d, lanes)))                                              \
+    } else {                                                                                      \
+      MMLC_FOR_CHANNELS(                                                                          \
+          T, 2,                                                                                   \
+          (backward_places<T, false, DEPTHWISE, VECTORS>(                                         \
+              grad_input + c, grad_space + c, grad_offsets, grad_data_offsets, grad + c,          \
+              input + c, space + c, run, d, lanes)))                                              \
+    }                                                                                             \
   }
-FOR_FLOATS(float)
-FOR_FLOATS(double)
-#undef FOR_FLOATS
-#undef FOR_CHANNELS
+MMLC_FOR_FLOATS(float)
+MMLC_FOR_FLOATS(double)
+#undef MMLC_FOR_FLOATS
+#undef MMLC_FOR_CHANNELS
 
 constexpr auto kLast = at::MemoryFormat::ChannelsLast;
 
@@ -279,15 +279,14 @@ struct Offsets {
   }
   void fill(Run<T>& run, const Deformable& d, int64_t from, int64_t to) const {
     if (moved()) {
-      run.template fill<true>(
-          d, space.const_data_ptr<T>(), map.const_data_ptr<T>(), from, to);
+      run.template fill<true>(d, space.const_data_ptr<T>(), map.const_data_ptr<T>(), from, to);
     } else {
       run.template fill<false>(d, space.const_data_ptr<T>(), nullptr, from, to);
     }
   }
 };
 
-// Gradients of offsets, a block of channels each, summed into (N, 2 taps, H', W').
+// Gradients of offsets, a block of channels each, accumulate_dtype into (N, 2 taps, H', W').
 template <typename T>
 void sum_blocks(
     const at::Tensor& to, const at::Tensor& blocks, const Deformable& d, int64_t begin,
@@ -301,7 +300,7 @@ void sum_blocks(
         T total = 0;
         for (int64_t b = 0; b < blocks.size(0); ++b)
           total += from[b * size + (j - begin) * numbers + m];
-        out[(j / d.places() * numbers + m) * d.places() + j % d.places()] = total;
+        out[(j / d.locations() * numbers + m) * d.locations() + j % d.locations()] = total;
       }
     }
   });
@@ -322,14 +321,15 @@ void backward(
   T* const of_map = moved_parts.data_ptr<T>();
   at::parallel_for(0, blocks, 1, [&](int64_t from, int64_t to) {
     Run<T> run;
-    for (int64_t j = begin; j < end; j += kPlaces) {
-      offsets.fill(run, d, j, std::min(j + kPlaces, end));
+    for (int64_t j = begin; j < end; j += kLocations) {
+      offsets.fill(run, d, j, std::min(j + kLocations, end));
       for (int64_t b = from; b < to; ++b) {
         const int64_t first = b * block, last = std::min(first + block, d.channels);
-        const int64_t at = (b * (end - begin) + j - begin) * numbers;
+        const int64_t block_offset = (b * (end - begin) + j - begin) * numbers;
         backward_of<DEPTHWISE>(
-            offsets.moved(), grad_input, grad_space, of_space + at, of_map + at, grad, input,
-            DEPTHWISE ? space : space + (j - begin) * d.cells() * d.channels, run, d, first, last);
+            offsets.moved(), grad_input, grad_space, of_space + block_offset, of_map + block_offset,
+            grad, input, DEPTHWISE ? space : space + (j - begin) * d.cells() * d.channels, run, d,
+            first, last);
       }
     }
   });
@@ -348,19 +348,21 @@ at::Tensor depthwise(
     const at::Tensor& input, const at::Tensor& space, const Offsets<T>& offsets,
     const Deformable& d) {
   const at::Tensor x = in_format<T>(input, kLast), cells = space_by_cell<T>(space);
-  const at::Tensor out = at::empty(
-      {d.batch, d.channels, d.map.y.out_size, d.map.x.out_size}, x.options(), kLast);
-  const int64_t places = d.batch * d.places();
+  const at::Tensor out =
+      at::empty({d.batch, d.channels, d.map.y.out_size, d.map.x.out_size}, x.options(), kLast);
+  const int64_t locations = d.batch * d.locations();
   if (out.numel() > 0) {
-    at::parallel_for(0, (places + kPlaces - 1) / kPlaces, 1, [&](int64_t begin, int64_t end) {
-      Run<T> run;
-      for (int64_t j = begin * kPlaces; j < std::min(end * kPlaces, places); j += kPlaces) {
-        offsets.fill(run, d, j, std::min(j + kPlaces, places));
-        depthwise_of(
-            offsets.moved(), out.data_ptr<T>(), x.const_data_ptr<T>(), cells.const_data_ptr<T>(),
-            run, d, 0, d.channels);
-      }
-    });
+    at::parallel_for(
+        0, (locations + kLocations - 1) / kLocations, 1, [&](int64_t begin, int64_t end) {
+          Run<T> run;
+          for (int64_t j = begin * kLocations; j < std::min(end * kLocations, locations);
+               j += kLocations) {
+            offsets.fill(run, d, j, std::min(j + kLocations, locations));
+            depthwise_of(
+                offsets.moved(), out.data_ptr<T>(), x.const_data_ptr<T>(),
+                cells.const_data_ptr<T>(), run, d, 0, d.channels);
+          }
+        });
   }
   return in_format<T>(out, format_of(input)).to(input.scalar_type());
 }
@@ -369,8 +371,8 @@ at::Tensor dk_depthwise(
     const at::Tensor& input, const at::Tensor& space, const at::Tensor& offsets,
     const std::optional<at::Tensor>& data_offsets, at::IntArrayRef kernel_size,
     at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation) {
-  const Deformable d = depthwise_sizes(
-      input, space, offsets, data_offsets, kernel_size, stride, padding, dilation);
+  const Deformable d =
+      depthwise_sizes(input, space, offsets, data_offsets, kernel_size, stride, padding, dilation);
   if (input.scalar_type() == at::kDouble)
     return depthwise<double>(input, space, {offsets, data_offsets}, d);
   return depthwise<float>(input, space, {offsets, data_offsets}, d);
@@ -386,11 +388,12 @@ Gradients depthwise_backward(
   const at::Tensor cells = space_by_cell<T>(space);
   const at::Tensor dx = at::zeros_like(x), dcells = at::zeros_like(cells);
   const at::Tensor doffsets = at::zeros_like(offsets.space);
-  const at::Tensor dmap = offsets.moved() ? at::zeros_like(offsets.map) : at::empty({0}, x.options());
+  const at::Tensor dmap =
+      offsets.moved() ? at::zeros_like(offsets.map) : at::empty({0}, x.options());
   if (dy.numel() > 0)
     backward<T, true>(
         dx.data_ptr<T>(), dcells.data_ptr<T>(), doffsets, dmap, dy.const_data_ptr<T>(),
-        x.const_data_ptr<T>(), cells.const_data_ptr<T>(), offsets, d, 0, d.batch * d.places());
+        x.const_data_ptr<T>(), cells.const_data_ptr<T>(), offsets, d, 0, d.batch * d.locations());
   return {
       in_format<T>(dx, format_of(input)).to(input.scalar_type()),
       dcells.t().reshape(space.sizes()).to(space.scalar_type()).contiguous(), doffsets, dmap};
@@ -401,8 +404,8 @@ Gradients dk_depthwise_backward(
     const at::Tensor& offsets, const std::optional<at::Tensor>& data_offsets,
     at::IntArrayRef kernel_size, at::IntArrayRef stride, at::IntArrayRef padding,
     at::IntArrayRef dilation) {
-  const Deformable d = depthwise_sizes(
-      input, space, offsets, data_offsets, kernel_size, stride, padding, dilation);
+  const Deformable d =
+      depthwise_sizes(input, space, offsets, data_offsets, kernel_size, stride, padding, dilation);
   if (input.scalar_type() == at::kDouble)
     return depthwise_backward<double>(grad, input, space, {offsets, data_offsets}, d);
   return depthwise_backward<float>(grad, input, space, {offsets, data_offsets}, d);
@@ -410,14 +413,14 @@ Gradients dk_depthwise_backward(
 
 template <typename T>
 void columns(
-    const at::Tensor& out, const at::Tensor& input, const Offsets<T>& offsets,
-    const Deformable& d, int64_t begin, int64_t end) {
-  const int64_t runs = (end - begin + kPlaces - 1) / kPlaces;
+    const at::Tensor& out, const at::Tensor& input, const Offsets<T>& offsets, const Deformable& d,
+    int64_t begin, int64_t end) {
+  const int64_t runs = (end - begin + kLocations - 1) / kLocations;
   at::parallel_for(0, runs, 1, [&](int64_t from, int64_t to) {
     Run<T> run;
     for (int64_t r = from; r < to; ++r) {
-      const int64_t j = begin + r * kPlaces;
-      offsets.fill(run, d, j, std::min(j + kPlaces, end));
+      const int64_t j = begin + r * kLocations;
+      offsets.fill(run, d, j, std::min(j + kLocations, end));
       columns_of(
           offsets.moved(), out.data_ptr<T>() + (j - begin) * d.cells() * d.channels,
           input.const_data_ptr<T>(), run, d, 0, d.channels);
@@ -430,8 +433,8 @@ void dk_columns(
     const std::optional<at::Tensor>& data_offsets, at::IntArrayRef scope,
     at::IntArrayRef kernel_size, at::IntArrayRef stride, at::IntArrayRef padding,
     at::IntArrayRef dilation, int64_t begin, int64_t end, at::Tensor out) {
-  const Deformable d = deformable(
-      input, offsets, data_offsets, kernel_size, scope, stride, padding, dilation);
+  const Deformable d =
+      deformable(input, offsets, data_offsets, kernel_size, scope, stride, padding, dilation);
   check_columns(input, out, d, begin, end);
   if (out.numel() == 0) return;
   if (input.scalar_type() == at::kDouble) {
@@ -447,8 +450,8 @@ void dk_columns_backward(
     at::IntArrayRef kernel_size, at::IntArrayRef stride, at::IntArrayRef padding,
     at::IntArrayRef dilation, int64_t begin, int64_t end, at::Tensor grad_input,
     at::Tensor grad_offsets, std::optional<at::Tensor> grad_data_offsets) {
-  const Deformable d = deformable(
-      input, offsets, data_offsets, kernel_size, scope, stride, padding, dilation);
+  const Deformable d =
+      deformable(input, offsets, data_offsets, kernel_size, scope, stride, padding, dilation);
   check_columns(input, grad, d, begin, end);
   check_column_grads(input, offsets, data_offsets, grad_input, grad_offsets, grad_data_offsets);
   if (grad.numel() == 0) return;
@@ -456,9 +459,9 @@ void dk_columns_backward(
     typedef decltype(zero) T;
     const at::Tensor columns = grad.contiguous();
     backward<T, false>(
-        grad_input.data_ptr<T>(), nullptr, grad_offsets,
-        grad_data_offsets.value_or(at::Tensor()), nullptr, input.const_data_ptr<T>(),
-        columns.const_data_ptr<T>(), Offsets<T>(offsets, data_offsets), d, begin, end);
+        grad_input.data_ptr<T>(), nullptr, grad_offsets, grad_data_offsets.value_or(at::Tensor()),
+        nullptr, input.const_data_ptr<T>(), columns.const_data_ptr<T>(),
+        Offsets<T>(offsets, data_offsets), d, begin, end);
   };
   if (input.scalar_type() == at::kDouble) {
     run(0.0);

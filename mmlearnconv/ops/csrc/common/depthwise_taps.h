@@ -37,9 +37,8 @@ inline TapSizes check_taps(
 
 inline void check_bias(const std::optional<at::Tensor>& bias, const TapSizes& n) {
   TORCH_CHECK(
-      !bias || bias->sizes() == at::IntArrayRef{n.channels * n.multiplier},
-      "depthwise_taps: bias ", bias ? bias->sizes() : at::IntArrayRef{}, " must be (",
-      n.channels * n.multiplier, ")");
+      !bias || bias->sizes() == at::IntArrayRef{n.channels * n.multiplier}, "depthwise_taps: bias ",
+      bias ? bias->sizes() : at::IntArrayRef{}, " must be (", n.channels * n.multiplier, ")");
 }
 
 inline void check_grad(const at::Tensor& grad, const at::Tensor& input, const TapSizes& n) {
@@ -47,8 +46,8 @@ inline void check_grad(const at::Tensor& grad, const at::Tensor& input, const Ta
       grad.dim() == 4 && grad.size(0) == n.batch && grad.size(1) == n.channels * n.multiplier &&
           grad.scalar_type() == input.scalar_type(),
       "depthwise_taps_backward: grad ", grad.sizes(), " of ", grad.scalar_type(),
-      " does not fit input ", input.sizes(), " of ", input.scalar_type(), " with ",
-      n.multiplier, " outputs a channel");
+      " does not fit input ", input.sizes(), " of ", input.scalar_type(), " with ", n.multiplier,
+      " outputs a channel");
 }
 
 inline void check_weight_grad(
@@ -114,17 +113,17 @@ struct TapsForward {
   bool last;
 
   C10_HOST_DEVICE void operator()(int64_t i) const {
-    const MapIndex at(i, n.channels * n.multiplier, g.y.out_size, g.x.out_size, last);
-    sum_t total = bias ? bias[at.c] : sum_t(0);
-    for (int64_t t = at.c * n.taps; t < (at.c + 1) * n.taps; ++t) {
-      const int64_t row = g.y.at(at.y, cells[2 * t]), column = g.x.at(at.x, cells[2 * t + 1]);
+    const MapIndex index(i, n.channels * n.multiplier, g.y.out_size, g.x.out_size, last);
+    sum_t total = bias ? bias[index.c] : sum_t(0);
+    for (int64_t t = index.c * n.taps; t < (index.c + 1) * n.taps; ++t) {
+      const int64_t row = g.y.at(index.y, cells[2 * t]), column = g.x.at(index.x, cells[2 * t + 1]);
       if (g.y.holds(row) && g.x.holds(column))
         total += values[t] *
-            static_cast<sum_t>(input[from.at(at.n, at.c / n.multiplier, row, column)]);
+                 static_cast<sum_t>(input[from.at(index.n, index.c / n.multiplier, row, column)]);
       else if (values[t] != values[t])
         total = values[t];
     }
-    out[to.at(at.n, at.c, at.y, at.x)] = static_cast<scalar_t>(total);
+    out[to.at(index.n, index.c, index.y, index.x)] = static_cast<scalar_t>(total);
   }
 };
 
@@ -140,20 +139,21 @@ struct TapsInputGrad {
   bool last;
 
   C10_HOST_DEVICE void operator()(int64_t i) const {
-    const MapIndex at(i, n.channels, g.y.size, g.x.size, last);
+    const MapIndex index(i, n.channels, g.y.size, g.x.size, last);
     sum_t total = 0;
-    for (int64_t m = at.c * n.multiplier; m < (at.c + 1) * n.multiplier; ++m) {
+    for (int64_t m = index.c * n.multiplier; m < (index.c + 1) * n.multiplier; ++m) {
       for (int64_t t = m * n.taps; t < (m + 1) * n.taps; ++t) {
-        const int64_t y = reader(g.y, at.y, cells[2 * t]), x = reader(g.x, at.x, cells[2 * t + 1]);
+        const int64_t y = output_index_of(g.y, index.y, cells[2 * t]),
+                      x = output_index_of(g.x, index.x, cells[2 * t + 1]);
         if (y >= 0 && x >= 0)
-          total += values[t] * static_cast<sum_t>(grad[from.at(at.n, m, y, x)]);
+          total += values[t] * static_cast<sum_t>(grad[from.at(index.n, m, y, x)]);
       }
     }
-    grad_input[to.at(at.n, at.c, at.y, at.x)] = static_cast<scalar_t>(total);
+    grad_input[to.at(index.n, index.c, index.y, index.x)] = static_cast<scalar_t>(total);
   }
 };
 
-// Of a few rows of the batch each, summed after.
+// Of a few rows of the batch each, accumulate_dtype after.
 template <typename scalar_t, typename sum_t>
 struct TapsValueGrad {
   sum_t* parts;  // (pieces, C * multiplier * taps)
@@ -177,7 +177,7 @@ struct TapsValueGrad {
         const int64_t column = g.x.at(x, cells[2 * t + 1]);
         if (g.x.holds(column))
           total += static_cast<sum_t>(grad[of_grad.at(image, m, y, x)]) *
-              static_cast<sum_t>(input[of_input.at(image, m / n.multiplier, row, column)]);
+                   static_cast<sum_t>(input[of_input.at(image, m / n.multiplier, row, column)]);
       }
     }
     parts[i] = total;
@@ -200,8 +200,9 @@ at::Tensor taps_forward(
   check_bias(bias, n);
   const Geometry g = geometry(input.sizes().slice(2), output_size, stride, padding, dilation);
   const auto format = format_of(input);
-  const at::Tensor v = values.to(summed(input)).contiguous(), at = cells.contiguous();
-  const at::Tensor b = bias ? bias->to(summed(input)).contiguous() : at::Tensor();
+  const at::Tensor v = values.to(accumulate_dtype(input)).contiguous(),
+                   cells_c = cells.contiguous();
+  const at::Tensor b = bias ? bias->to(accumulate_dtype(input)).contiguous() : at::Tensor();
   const at::Tensor out = at::empty(
       {n.batch, n.channels * n.multiplier, output_size[0], output_size[1]}, input.options(),
       format);
@@ -210,12 +211,11 @@ at::Tensor taps_forward(
       at::kHalf, at::kBFloat16, input.scalar_type(), "depthwise_taps", [&] {
         using sum_t = at::opmath_type<scalar_t>;
         launch(
-            out.numel(),
-            TapsForward<scalar_t, sum_t>{
-                out.data_ptr<scalar_t>(), input.const_data_ptr<scalar_t>(),
-                v.const_data_ptr<sum_t>(), bias ? b.const_data_ptr<sum_t>() : nullptr,
-                at.const_data_ptr<int64_t>(), n, g, Strides(input), Strides(out),
-                format == at::MemoryFormat::ChannelsLast});
+            out.numel(), TapsForward<scalar_t, sum_t>{
+                             out.data_ptr<scalar_t>(), input.const_data_ptr<scalar_t>(),
+                             v.const_data_ptr<sum_t>(), bias ? b.const_data_ptr<sum_t>() : nullptr,
+                             cells_c.const_data_ptr<int64_t>(), n, g, Strides(input), Strides(out),
+                             format == at::MemoryFormat::ChannelsLast});
       });
   return out;
 }
@@ -223,43 +223,42 @@ at::Tensor taps_forward(
 // Gradient of the values, in the dtype of the sums, for lists of cells.
 template <typename Launch>
 at::Tensor taps_value_grad(
-    const Launch& launch, const at::Tensor& grad, const at::Tensor& input,
-    const at::Tensor& cells, const TapSizes& n, const Geometry& g) {
-  constexpr int64_t most = 64;  // pieces
-  const int64_t rows = std::max((n.batch * g.y.out_size + most - 1) / most, int64_t(1));
+    const Launch& launch, const at::Tensor& grad, const at::Tensor& input, const at::Tensor& cells,
+    const TapSizes& n, const Geometry& g) {
+  constexpr int64_t max_chunks = 64;
+  const int64_t rows = std::max((n.batch * g.y.out_size + max_chunks - 1) / max_chunks, int64_t(1));
   const int64_t pieces = (n.batch * g.y.out_size + rows - 1) / rows;
   const at::Tensor parts = at::empty(
-      {pieces, n.channels, n.multiplier, n.taps}, input.options().dtype(summed(input)));
+      {pieces, n.channels, n.multiplier, n.taps}, input.options().dtype(accumulate_dtype(input)));
   AT_DISPATCH_FLOATING_TYPES_AND2(
       at::kHalf, at::kBFloat16, input.scalar_type(), "depthwise_taps_backward", [&] {
         using sum_t = at::opmath_type<scalar_t>;
         if (parts.numel() > 0)
           launch(
-              parts.numel(),
-              TapsValueGrad<scalar_t, sum_t>{
-                  parts.data_ptr<sum_t>(), grad.const_data_ptr<scalar_t>(),
-                  input.const_data_ptr<scalar_t>(), cells.const_data_ptr<int64_t>(), n, g,
-                  Strides(grad), Strides(input), rows});
+              parts.numel(), TapsValueGrad<scalar_t, sum_t>{
+                                 parts.data_ptr<sum_t>(), grad.const_data_ptr<scalar_t>(),
+                                 input.const_data_ptr<scalar_t>(), cells.const_data_ptr<int64_t>(),
+                                 n, g, Strides(grad), Strides(input), rows});
       });
   return parts.sum(0);
 }
 
 template <typename Launch>
 std::tuple<at::Tensor, at::Tensor> taps_backward(
-    const Launch& launch, const at::Tensor& grad, const at::Tensor& input,
-    const at::Tensor& values, const at::Tensor& cells, at::IntArrayRef stride,
-    at::IntArrayRef padding, at::IntArrayRef dilation, bool needs_input, bool needs_values) {
+    const Launch& launch, const at::Tensor& grad, const at::Tensor& input, const at::Tensor& values,
+    const at::Tensor& cells, at::IntArrayRef stride, at::IntArrayRef padding,
+    at::IntArrayRef dilation, bool needs_input, bool needs_values) {
   const TapSizes n = check_taps(input, values, cells);
   check_grad(grad, input, n);
   const Geometry g =
       geometry(input.sizes().slice(2), grad.sizes().slice(2), stride, padding, dilation);
-  const at::Tensor at = cells.contiguous();
+  const at::Tensor cells_c = cells.contiguous();
   at::Tensor grad_input = at::empty({0}, input.options());
   at::Tensor grad_values = at::empty({0}, values.options());
   if (needs_input) {
     const auto format = format_of(input);
     grad_input = at::empty(input.sizes(), input.options(), format);
-    const at::Tensor v = values.to(summed(input)).contiguous();
+    const at::Tensor v = values.to(accumulate_dtype(input)).contiguous();
     AT_DISPATCH_FLOATING_TYPES_AND2(
         at::kHalf, at::kBFloat16, input.scalar_type(), "depthwise_taps_backward", [&] {
           using sum_t = at::opmath_type<scalar_t>;
@@ -268,12 +267,12 @@ std::tuple<at::Tensor, at::Tensor> taps_backward(
                 input.numel(),
                 TapsInputGrad<scalar_t, sum_t>{
                     grad_input.data_ptr<scalar_t>(), grad.const_data_ptr<scalar_t>(),
-                    v.const_data_ptr<sum_t>(), at.const_data_ptr<int64_t>(), n, g, Strides(grad),
-                    Strides(grad_input), format == at::MemoryFormat::ChannelsLast});
+                    v.const_data_ptr<sum_t>(), cells_c.const_data_ptr<int64_t>(), n, g,
+                    Strides(grad), Strides(grad_input), format == at::MemoryFormat::ChannelsLast});
         });
   }
   if (needs_values)
-    grad_values = taps_value_grad(launch, grad, input, at, n, g).to(values.scalar_type());
+    grad_values = taps_value_grad(launch, grad, input, cells_c, n, g).to(values.scalar_type());
   return {grad_input, grad_values};
 }
 

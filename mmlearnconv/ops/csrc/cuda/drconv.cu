@@ -1,11 +1,11 @@
-#include "../common/regions_kernels.h"
+#include "../common/drconv_kernels.h"
 #include "launch.cuh"
 
 #include <torch/library.h>
 
 namespace mmlearnconv {
 TORCH_LIBRARY_IMPL(mmlearnconv, CUDA, m) {
-  typedef RegionOperators<OnCuda> Operators;
+  typedef DrconvOperators<OnCuda> Operators;
   m.impl("drconv_features", OnDevice<&Operators::features>::call);
   m.impl("drconv_features_backward", OnDevice<&Operators::features_backward>::call);
   m.impl("drconv_inner", OnDevice<&Operators::inner>::call);

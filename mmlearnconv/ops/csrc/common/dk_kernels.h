@@ -1,7 +1,7 @@
 // Convolutions with resampled kernels, an index an output; maps are channels_last.
 #pragma once
 
-#include "deformable.h"
+#include "dk.h"
 #include "launch.h"
 
 #include <ATen/Context.h>
@@ -17,34 +17,35 @@
 namespace mmlearnconv {
 
 // What every kernel here reads. Sums and offsets are sum_t.
-template <typename scalar_t, typename sum_t, bool MOVED>
+template <typename scalar_t, typename sum_t, bool HAS_DATA_OFFSETS>
 struct Sampling {
   Deformable d;
   const scalar_t* input;
   const sum_t *offsets, *data_offsets;
 
-  C10_HOST_DEVICE DeformableTap<sum_t> tap(const Place& at, int64_t k) const {
-    return deformable_tap<sum_t, MOVED>(
-        d, offsets, data_offsets, at.n, at.y, at.x, k / d.kernel_columns, k % d.kernel_columns);
+  C10_HOST_DEVICE DeformableTap<sum_t> tap(const Location& index, int64_t k) const {
+    return deformable_tap<sum_t, HAS_DATA_OFFSETS>(
+        d, offsets, data_offsets, index.n, index.y, index.x, k / d.kernel_columns,
+        k % d.kernel_columns);
   }
-  C10_HOST_DEVICE Place place(int64_t j) const {
-    return Place::of(j, d.map.y.out_size, d.map.x.out_size);
+  C10_HOST_DEVICE Location place(int64_t j) const {
+    return Location::of(j, d.map.y.out_size, d.map.x.out_size);
   }
   C10_HOST_DEVICE static bool misses(const DeformableTap<sum_t>& tap) {
-    return !MOVED && tap.map.at[0] < 0;
+    return !HAS_DATA_OFFSETS && tap.map.at[0] < 0;
   }
-  C10_HOST_DEVICE sum_t pixel(int64_t at, int64_t c) const {
-    return at < 0 ? sum_t(0) : static_cast<sum_t>(input[at * d.channels + c]);
+  C10_HOST_DEVICE sum_t pixel(int64_t index, int64_t c) const {
+    return index < 0 ? sum_t(0) : static_cast<sum_t>(input[index * d.channels + c]);
   }
   C10_HOST_DEVICE sum_t read(const DeformableTap<sum_t>& tap, int64_t c) const {
-    if (!MOVED) return pixel(tap.map.at[0], c);
+    if (!HAS_DATA_OFFSETS) return pixel(tap.map.at[0], c);
     sum_t value = 0;
     for (int i = 0; i < 4; ++i) value += tap.map.share[i] * pixel(tap.map.at[i], c);
     return value;
   }
   // A tap's weight: `space` is (cell, C), the kernel space or a location's columns' gradient.
-  C10_HOST_DEVICE sum_t weight(
-      const DeformableTap<sum_t>& tap, const sum_t* space, int64_t c) const {
+  C10_HOST_DEVICE sum_t
+  weight(const DeformableTap<sum_t>& tap, const sum_t* space, int64_t c) const {
     sum_t value = 0;
     for (int i = 0; i < 4; ++i)
       value += tap.space.share[i] * space[tap.space.at[i] * d.channels + c];
@@ -52,37 +53,37 @@ struct Sampling {
   }
 };
 
-template <typename scalar_t, typename sum_t, bool MOVED>
+template <typename scalar_t, typename sum_t, bool HAS_DATA_OFFSETS>
 struct DkDepthwise {
-  Sampling<scalar_t, sum_t, MOVED> s;
+  Sampling<scalar_t, sum_t, HAS_DATA_OFFSETS> s;
   scalar_t* out;
   const sum_t* space;
 
   C10_HOST_DEVICE void operator()(int64_t i) const {
     const int64_t c = i % s.d.channels;
-    const Place at = s.place(i / s.d.channels);
+    const Location index = s.place(i / s.d.channels);
     sum_t total = 0;
     for (int64_t k = 0; k < s.d.taps(); ++k) {
-      const auto tap = s.tap(at, k);
+      const auto tap = s.tap(index, k);
       if (!s.misses(tap)) total += s.weight(tap, space, c) * s.read(tap, c);
     }
     out[i] = static_cast<scalar_t>(total);
   }
 };
 
-template <typename scalar_t, typename sum_t, bool MOVED>
+template <typename scalar_t, typename sum_t, bool HAS_DATA_OFFSETS>
 struct DkColumns {
-  Sampling<scalar_t, sum_t, MOVED> s;
+  Sampling<scalar_t, sum_t, HAS_DATA_OFFSETS> s;
   scalar_t* out;  // (location, cell, C), from location `begin` on
   int64_t begin;
 
   C10_HOST_DEVICE void operator()(int64_t i) const {
     const int64_t c = i % s.d.channels, own = i / s.d.channels;
-    const Place at = s.place(begin + own);
+    const Location index = s.place(begin + own);
     scalar_t* const cells = out + own * s.d.cells() * s.d.channels + c;
     for (int64_t cell = 0; cell < s.d.cells(); ++cell) cells[cell * s.d.channels] = scalar_t(0);
     for (int64_t k = 0; k < s.d.taps(); ++k) {
-      const auto tap = s.tap(at, k);
+      const auto tap = s.tap(index, k);
       if (s.misses(tap)) continue;
       const sum_t value = s.read(tap, c);
       for (int i = 0; i < 4; ++i)
@@ -93,9 +94,9 @@ struct DkColumns {
 
 // The gradients. Depthwise, `space` is the kernel space and `grad` the output's gradient; else
 // `space` holds the columns' gradients from location `begin` on, and there is no grad.
-template <typename scalar_t, typename sum_t, bool MOVED, bool DEPTHWISE>
+template <typename scalar_t, typename sum_t, bool HAS_DATA_OFFSETS, bool DEPTHWISE>
 struct DkGradients {
-  Sampling<scalar_t, sum_t, MOVED> s;
+  Sampling<scalar_t, sum_t, HAS_DATA_OFFSETS> s;
   const scalar_t* grad;
   const sum_t* space;
   int64_t begin, end;
@@ -117,14 +118,14 @@ struct DkInputGrad {
   C10_HOST_DEVICE void operator()(int64_t i) const {
     const Deformable& d = g.s.d;
     const int64_t c = i % d.channels;
-    const Place at = Place::of(i / d.channels, d.map.y.size, d.map.x.size);
+    const Location index = Location::of(i / d.channels, d.map.y.size, d.map.x.size);
     sum_t total = 0;
     for (int64_t k = 0; k < d.taps(); ++k) {
-      const int64_t y = reader(d.map.y, at.y, k / d.kernel_columns);
-      const int64_t x = reader(d.map.x, at.x, k % d.kernel_columns);
-      const int64_t j = (at.n * d.map.y.out_size + y) * d.map.x.out_size + x;
+      const int64_t y = output_index_of(d.map.y, index.y, k / d.kernel_columns);
+      const int64_t x = output_index_of(d.map.x, index.x, k % d.kernel_columns);
+      const int64_t j = (index.n * d.map.y.out_size + y) * d.map.x.out_size + x;
       if (y < 0 || x < 0 || j < g.begin || j >= g.end) continue;
-      total += g.passed(j, c) * g.s.weight(g.s.tap({at.n, y, x}, k), g.cells(j), c);
+      total += g.passed(j, c) * g.s.weight(g.s.tap({index.n, y, x}, k), g.cells(j), c);
     }
     grad_input[i] += total;
   }
@@ -147,17 +148,16 @@ struct DkMovedInputGrad {
         const sum_t passed = g.passed(j, c) * g.s.weight(tap, g.cells(j), c);
         for (int i = 0; i < 4; ++i)
           if (tap.map.at[i] >= 0)
-            add_shared(
-                grad_input + tap.map.at[i] * d.channels + c, tap.map.share[i] * passed);
+            add_shared(grad_input + tap.map.at[i] * d.channels + c, tap.map.share[i] * passed);
       }
     }
   }
 };
 
 // The offsets', a location and tap an index.
-template <typename scalar_t, typename sum_t, bool MOVED, bool DEPTHWISE>
+template <typename scalar_t, typename sum_t, bool HAS_DATA_OFFSETS, bool DEPTHWISE>
 struct DkOffsetGrad {
-  DkGradients<scalar_t, sum_t, MOVED, DEPTHWISE> g;
+  DkGradients<scalar_t, sum_t, HAS_DATA_OFFSETS, DEPTHWISE> g;
   sum_t *grad_offsets, *grad_data_offsets;
 
   C10_HOST_DEVICE void operator()(int64_t i) const {
@@ -169,44 +169,44 @@ struct DkOffsetGrad {
     for (int64_t c = 0; c < (g.s.misses(tap) ? 0 : d.channels); ++c) {
       sum_t corner[4];
       for (int i = 0; i < 4; ++i) corner[i] = space[tap.space.at[i] * d.channels + c];
-      const sum_t seen = g.passed(j, c) * g.s.read(tap, c);
-      along[0] += seen * tap.space.slope_y(corner);
-      along[1] += seen * tap.space.slope_x(corner);
-      if (!MOVED) continue;
+      const sum_t product = g.passed(j, c) * g.s.read(tap, c);
+      along[0] += product * tap.space.slope_y(corner);
+      along[1] += product * tap.space.slope_x(corner);
+      if (!HAS_DATA_OFFSETS) continue;
       const sum_t passed = g.passed(j, c) * g.s.weight(tap, space, c);
       for (int i = 0; i < 4; ++i) corner[i] = g.s.pixel(tap.map.at[i], c);
       along[2] += passed * tap.map.slope_y(corner);
       along[3] += passed * tap.map.slope_x(corner);
     }
-    const int64_t n = j / d.places();
-    const int64_t own = (n * 2 * d.taps() + 2 * k) * d.places() + j % d.places();
+    const int64_t n = j / d.locations();
+    const int64_t own = (n * 2 * d.taps() + 2 * k) * d.locations() + j % d.locations();
     grad_offsets[own] = tap.space.moves_y ? along[0] : sum_t(0);
-    grad_offsets[own + d.places()] = tap.space.moves_x ? along[1] : sum_t(0);
-    if (!MOVED) return;
+    grad_offsets[own + d.locations()] = tap.space.moves_x ? along[1] : sum_t(0);
+    if (!HAS_DATA_OFFSETS) return;
     grad_data_offsets[own] = tap.map.moves_y ? along[2] : sum_t(0);
-    grad_data_offsets[own + d.places()] = tap.map.moves_x ? along[3] : sum_t(0);
+    grad_data_offsets[own + d.locations()] = tap.map.moves_x ? along[3] : sum_t(0);
   }
 };
 
-// The kernel space's, from a few locations each, summed after.
-template <typename scalar_t, typename sum_t, bool MOVED>
+// The kernel space's, from a few locations each, accumulate_dtype after.
+template <typename scalar_t, typename sum_t, bool HAS_DATA_OFFSETS>
 struct DkSpaceGrad {
-  DkGradients<scalar_t, sum_t, MOVED, true> g;
-  sum_t* parts;  // (pieces, cell, C), zeros before
-  int64_t places;  // of a piece
+  DkGradients<scalar_t, sum_t, HAS_DATA_OFFSETS, true> g;
+  sum_t* parts;       // (pieces, cell, C), zeros before
+  int64_t locations;  // of a piece
 
   C10_HOST_DEVICE void operator()(int64_t i) const {
     const Deformable& d = g.s.d;
-    const int64_t c = i % d.channels, piece = i / d.channels, first = piece * places;
-    const int64_t last = first + places < g.end ? first + places : g.end;
+    const int64_t c = i % d.channels, piece = i / d.channels, first = piece * locations;
+    const int64_t last = first + locations < g.end ? first + locations : g.end;
     sum_t* const own = parts + piece * d.cells() * d.channels + c;
     for (int64_t j = first; j < last; ++j) {
       for (int64_t k = 0; k < d.taps(); ++k) {
         const auto tap = g.s.tap(g.s.place(j), k);
         if (g.s.misses(tap)) continue;
-        const sum_t seen = g.passed(j, c) * g.s.read(tap, c);
+        const sum_t product = g.passed(j, c) * g.s.read(tap, c);
         for (int i = 0; i < 4; ++i)
-          own[tap.space.at[i] * d.channels] += tap.space.share[i] * seen;
+          own[tap.space.at[i] * d.channels] += tap.space.share[i] * product;
       }
     }
   }
@@ -221,30 +221,30 @@ struct DkOperators {
   // `run` with the dtypes of the input and the sums, and whether there are data offsets.
   template <typename Run>
   static void dispatch(const at::Tensor& input, bool moved, const Run& run) {
-    AT_DISPATCH_FLOATING_TYPES_AND2(
-        at::kHalf, at::kBFloat16, input.scalar_type(), "dk", [&] {
-          using sum_t = at::opmath_type<scalar_t>;
-          if (moved) {
-            run(scalar_t(), sum_t(), std::true_type());
-          } else {
-            run(scalar_t(), sum_t(), std::false_type());
-          }
-        });
+    AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, input.scalar_type(), "dk", [&] {
+      using sum_t = at::opmath_type<scalar_t>;
+      if (moved) {
+        run(scalar_t(), sum_t(), std::true_type());
+      } else {
+        run(scalar_t(), sum_t(), std::false_type());
+      }
+    });
   }
 
   // Offsets as the kernels read them.
   struct Floats {
     at::Tensor offsets, data;
 
-    Floats(
-        const at::Tensor& input, const at::Tensor& own, const std::optional<at::Tensor>& moved)
-        : offsets(own.to(summed(input)).contiguous()),
-          data(moved ? moved->to(summed(input)).contiguous() : at::Tensor()) {}
+    Floats(const at::Tensor& input, const at::Tensor& own, const std::optional<at::Tensor>& moved)
+        : offsets(own.to(accumulate_dtype(input)).contiguous()),
+          data(moved ? moved->to(accumulate_dtype(input)).contiguous() : at::Tensor()) {}
 
-    template <typename scalar_t, typename sum_t, bool MOVED>
-    Sampling<scalar_t, sum_t, MOVED> sampling(const Deformable& d, const at::Tensor& x) const {
-      return {d, x.const_data_ptr<scalar_t>(), offsets.const_data_ptr<sum_t>(),
-              MOVED ? data.const_data_ptr<sum_t>() : nullptr};
+    template <typename scalar_t, typename sum_t, bool HAS_DATA_OFFSETS>
+    Sampling<scalar_t, sum_t, HAS_DATA_OFFSETS> sampling(
+        const Deformable& d, const at::Tensor& x) const {
+      return {
+          d, x.const_data_ptr<scalar_t>(), offsets.const_data_ptr<sum_t>(),
+          HAS_DATA_OFFSETS ? data.const_data_ptr<sum_t>() : nullptr};
     }
   };
 
@@ -258,7 +258,8 @@ struct DkOperators {
       at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation) const {
     const Deformable d = depthwise_sizes(
         input, space, offsets, data_offsets, kernel_size, stride, padding, dilation);
-    const at::Tensor x = input.contiguous(kChannelsLast), cells = by_cell(space, summed(input));
+    const at::Tensor x = input.contiguous(kChannelsLast),
+                     cells = by_cell(space, accumulate_dtype(input));
     const Floats floats(input, offsets, data_offsets);
     const at::Tensor out = at::empty(
         {d.batch, d.channels, d.map.y.out_size, d.map.x.out_size}, x.options(), kChannelsLast);
@@ -266,12 +267,11 @@ struct DkOperators {
       dispatch(input, floats.data.defined(), [&](auto scalar, auto sum, auto moved) {
         typedef decltype(scalar) scalar_t;
         typedef decltype(sum) sum_t;
-        constexpr bool MOVED = decltype(moved)::value;
+        constexpr bool HAS_DATA_OFFSETS = decltype(moved)::value;
         launch(
-            out.numel(),
-            DkDepthwise<scalar_t, sum_t, MOVED>{
-                floats.template sampling<scalar_t, sum_t, MOVED>(d, x),
-                out.data_ptr<scalar_t>(), cells.const_data_ptr<sum_t>()});
+            out.numel(), DkDepthwise<scalar_t, sum_t, HAS_DATA_OFFSETS>{
+                             floats.template sampling<scalar_t, sum_t, HAS_DATA_OFFSETS>(d, x),
+                             out.data_ptr<scalar_t>(), cells.const_data_ptr<sum_t>()});
       });
     return out.contiguous(format_of(input));
   }
@@ -286,13 +286,13 @@ struct DkOperators {
     dispatch(x, floats.data.defined(), [&](auto scalar, auto sum, auto moved) {
       typedef decltype(scalar) scalar_t;
       typedef decltype(sum) sum_t;
-      constexpr bool MOVED = decltype(moved)::value;
-      const DkGradients<scalar_t, sum_t, MOVED, DEPTHWISE> g{
-          floats.template sampling<scalar_t, sum_t, MOVED>(d, x),
+      constexpr bool HAS_DATA_OFFSETS = decltype(moved)::value;
+      const DkGradients<scalar_t, sum_t, HAS_DATA_OFFSETS, DEPTHWISE> g{
+          floats.template sampling<scalar_t, sum_t, HAS_DATA_OFFSETS>(d, x),
           DEPTHWISE ? grad.const_data_ptr<scalar_t>() : nullptr, space.const_data_ptr<sum_t>(),
           begin, end};
       sum_t* const into = grad_input.data_ptr<sum_t>();
-      if constexpr (MOVED) {
+      if constexpr (HAS_DATA_OFFSETS) {
         const bool in_order = at::globalContext().deterministicAlgorithms();
         launch(
             d.channels * (in_order ? 1 : end - begin),
@@ -302,9 +302,9 @@ struct DkOperators {
       }
       launch(
           (end - begin) * d.taps(),
-          DkOffsetGrad<scalar_t, sum_t, MOVED, DEPTHWISE>{
+          DkOffsetGrad<scalar_t, sum_t, HAS_DATA_OFFSETS, DEPTHWISE>{
               g, grad_offsets.data_ptr<sum_t>(),
-              MOVED ? grad_data_offsets.data_ptr<sum_t>() : nullptr});
+              HAS_DATA_OFFSETS ? grad_data_offsets.data_ptr<sum_t>() : nullptr});
     });
   }
 
@@ -316,28 +316,30 @@ struct DkOperators {
     const Deformable d = depthwise_sizes(
         input, space, offsets, data_offsets, kernel_size, stride, padding, dilation);
     const at::Tensor x = input.contiguous(kChannelsLast), dy = grad.contiguous(kChannelsLast);
-    const at::Tensor cells = by_cell(space, summed(input));
+    const at::Tensor cells = by_cell(space, accumulate_dtype(input));
     const Floats floats(input, offsets, data_offsets);
-    const at::Tensor grad_x = at::zeros_like(x, x.options().dtype(summed(x)));
+    const at::Tensor grad_x = at::zeros_like(x, x.options().dtype(accumulate_dtype(x)));
     const at::Tensor grad_offsets = at::zeros_like(floats.offsets);
     const at::Tensor grad_data =
         data_offsets ? at::zeros_like(floats.data) : at::empty({0}, floats.offsets.options());
-    constexpr int64_t most = 256;  // pieces
-    const int64_t all = d.batch * d.places(), places = std::max((all + most - 1) / most, int64_t(1));
+    constexpr int64_t max_chunks = 256;
+    const int64_t all = d.batch * d.locations(),
+                  locations = std::max((all + max_chunks - 1) / max_chunks, int64_t(1));
     const at::Tensor parts =
-        at::zeros({(all + places - 1) / places, d.cells(), d.channels}, cells.options());
+        at::zeros({(all + locations - 1) / locations, d.cells(), d.channels}, cells.options());
     if (dy.numel() > 0) {
       gradients<true>(grad_x, grad_offsets, grad_data, dy, x, cells, floats, d, 0, all);
       dispatch(x, floats.data.defined(), [&](auto scalar, auto sum, auto moved) {
         typedef decltype(scalar) scalar_t;
         typedef decltype(sum) sum_t;
-        constexpr bool MOVED = decltype(moved)::value;
+        constexpr bool HAS_DATA_OFFSETS = decltype(moved)::value;
         launch(
             parts.size(0) * d.channels,
-            DkSpaceGrad<scalar_t, sum_t, MOVED>{
-                {floats.template sampling<scalar_t, sum_t, MOVED>(d, x),
+            DkSpaceGrad<scalar_t, sum_t, HAS_DATA_OFFSETS>{
+                {floats.template sampling<scalar_t, sum_t, HAS_DATA_OFFSETS>(d, x),
                  dy.const_data_ptr<scalar_t>(), cells.const_data_ptr<sum_t>(), 0, all},
-                parts.data_ptr<sum_t>(), places});
+                parts.data_ptr<sum_t>(),
+                locations});
       });
     }
     return {
@@ -350,19 +352,19 @@ struct DkOperators {
       const std::optional<at::Tensor>& data_offsets, at::IntArrayRef scope,
       at::IntArrayRef kernel_size, at::IntArrayRef stride, at::IntArrayRef padding,
       at::IntArrayRef dilation, int64_t begin, int64_t end, at::Tensor out) const {
-    const Deformable d = deformable(
-        input, offsets, data_offsets, kernel_size, scope, stride, padding, dilation);
+    const Deformable d =
+        deformable(input, offsets, data_offsets, kernel_size, scope, stride, padding, dilation);
     check_columns(input, out, d, begin, end);
     const Floats floats(input, offsets, data_offsets);
     if (out.numel() == 0) return;
     dispatch(input, floats.data.defined(), [&](auto scalar, auto sum, auto moved) {
       typedef decltype(scalar) scalar_t;
       typedef decltype(sum) sum_t;
-      constexpr bool MOVED = decltype(moved)::value;
+      constexpr bool HAS_DATA_OFFSETS = decltype(moved)::value;
       launch(
           (end - begin) * d.channels,
-          DkColumns<scalar_t, sum_t, MOVED>{
-              floats.template sampling<scalar_t, sum_t, MOVED>(d, input),
+          DkColumns<scalar_t, sum_t, HAS_DATA_OFFSETS>{
+              floats.template sampling<scalar_t, sum_t, HAS_DATA_OFFSETS>(d, input),
               out.data_ptr<scalar_t>(), begin});
     });
   }
@@ -373,12 +375,11 @@ struct DkOperators {
       at::IntArrayRef kernel_size, at::IntArrayRef stride, at::IntArrayRef padding,
       at::IntArrayRef dilation, int64_t begin, int64_t end, at::Tensor grad_input,
       at::Tensor grad_offsets, std::optional<at::Tensor> grad_data_offsets) const {
-    const Deformable d = deformable(
-        input, offsets, data_offsets, kernel_size, scope, stride, padding, dilation);
+    const Deformable d =
+        deformable(input, offsets, data_offsets, kernel_size, scope, stride, padding, dilation);
     const at::Tensor columns = grad.contiguous();
     check_columns(input, columns, d, begin, end);
-    check_column_grads(
-        input, offsets, data_offsets, grad_input, grad_offsets, grad_data_offsets);
+    check_column_grads(input, offsets, data_offsets, grad_input, grad_offsets, grad_data_offsets);
     if (grad.numel() == 0) return;
     gradients<false>(
         grad_input, grad_offsets, grad_data_offsets.value_or(at::Tensor()), at::Tensor(), input,
