@@ -16,10 +16,10 @@ from torch import Tensor, nn
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
-class Contest:
-    """Reads the command line, runs contests, and writes their figures.
+class Benchmark:
+    """Reads the command line, runs modules side by side, and writes their figures.
 
-    The contenders of a contest take turns, so that their ratios hold when the machine's speed
+    The modules take turns, so that their ratios hold when the machine's speed
     drifts. Times are medians in milliseconds, each turn with a call to warm up. Memory is the peak
     during a call beyond what there was before it, in MB, the output and gradients included.
     """
@@ -28,7 +28,7 @@ class Contest:
         parser = argparse.ArgumentParser(
             description=description, formatter_class=argparse.RawDescriptionHelpFormatter
         )
-        parser.add_argument("--rounds", type=int, default=7, help="turns of each contender")
+        parser.add_argument("--rounds", type=int, default=7, help="turns of each module")
         parser.add_argument("--json", type=Path, help="write the figures to this file")
         parser.add_argument("--device", default="cpu", help="cpu or cuda")
         args = parser.parse_args()
@@ -45,17 +45,17 @@ class Contest:
     def run(
         self,
         title: str,
-        contenders: dict[str, nn.Module],
+        modules: dict[str, nn.Module],
         shape: Sequence[int],
         formats: Sequence[str] = tuple(FORMATS),
     ) -> None:
-        """Print the figures of one contest; the first contender's come over each other's."""
-        contenders = {name: module.to(self.device) for name, module in contenders.items()}
+        """Print the figures; the first module's come over each other's."""
+        modules = {name: module.to(self.device) for name, module in modules.items()}
         for layout in formats:
             x = torch.randn(shape, device=self.device)
             x = x.contiguous(memory_format=FORMATS[layout])
             for work in (forward, forward_backward):
-                calls = {name: partial(work, m, x) for name, m in contenders.items()}
+                calls = {name: partial(work, m, x) for name, m in modules.items()}
                 self.report(title, shape, layout, calls)
 
     def report(

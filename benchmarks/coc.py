@@ -7,7 +7,7 @@ ResNet's stages.
 """
 
 import torch
-from contest import Contest
+from benchmark import Benchmark
 from torch import Tensor, nn
 
 from mmlearnconv.ops import orthogonalize
@@ -54,7 +54,7 @@ def error_at(way: str, shape: tuple[int, int], condition: float) -> float:
 
 
 def main() -> None:
-    contest = Contest(__doc__)
+    benchmark = Benchmark(__doc__)
     for shape in ((64, 576), (144, 162), (256, 2304)):
         for condition in (10.0, 1e3, 1e5):
             errors = ", ".join(f"{way} {error_at(way, shape, condition):.0e}" for way in WAYS)
@@ -62,8 +62,8 @@ def main() -> None:
     for channels in (64, 128, 256, 512):
         shape = (channels, channels, 3, 3)
         modules = {way: Kernel(way) for way in WAYS}
-        contest.run("orthonormal filters", modules, shape, ("contiguous",))
-    contest.finish()
+        benchmark.run("orthonormal filters", modules, shape, ("contiguous",))
+    benchmark.finish()
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 python benchmarks/dcls.py [--rounds N] [--json FILE] [--device cuda]
 """
 
-from contest import Contest
+from benchmark import Benchmark
 from torch import nn
 
 from mmlearnconv.layers import DCLSConv2d, DepthwiseConv2d
@@ -32,10 +32,10 @@ def package(channels: int) -> dict[str, nn.Module]:
 
 
 def main() -> None:
-    contest = Contest(__doc__)
+    benchmark = Benchmark(__doc__)
     for channels, height, width in SIZES:
         ours = DCLSConv2d(channels, channels, 7, padding=3, groups=channels)
-        contest.run(
+        benchmark.run(
             "DCLS",
             {
                 "DCLSConv2d": ours,
@@ -44,9 +44,9 @@ def main() -> None:
             },
             (1, channels, height, width),
         )
-        dense = ours.to_dense()
+        dense = ours.to_conv()
         fast = DepthwiseConv2d(channels, channels, WINDOW, padding=WINDOW // 2, groups=channels)
-        contest.run(
+        benchmark.run(
             "DCLS, folded",
             {
                 "rounded, 34 taps": ours.to_taps(rounded=True),
@@ -56,7 +56,7 @@ def main() -> None:
             },
             (1, channels, height, width),
         )
-    contest.finish()
+    benchmark.finish()
 
 
 if __name__ == "__main__":

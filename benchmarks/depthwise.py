@@ -3,7 +3,7 @@
 python benchmarks/depthwise.py [--rounds N] [--json FILE] [--device cuda]
 """
 
-from contest import Contest
+from benchmark import Benchmark
 from torch import nn
 
 from mmlearnconv.layers import DepthwiseConv2d
@@ -14,15 +14,15 @@ KERNELS = [(7, 1, 1), (17, 1, 1), (31, 1, 1), (17, 2, 1), (7, 1, 2), (3, 1, 2)]
 
 
 def main() -> None:
-    contest = Contest(__doc__)
+    benchmark = Benchmark(__doc__)
     for size, stride, dilation in KERNELS:
         options = dict(stride=stride, dilation=dilation, padding=dilation * (size // 2), groups=96)
         title = f"depthwise {size}x{size}, stride {stride}, dilation {dilation}"
-        contenders = {
+        modules = {
             layer.__name__: layer(96, 96, size, **options) for layer in (DepthwiseConv2d, nn.Conv2d)
         }
-        contest.run(title, contenders, SHAPE)
-    contest.finish()
+        benchmark.run(title, modules, SHAPE)
+    benchmark.finish()
 
 
 if __name__ == "__main__":

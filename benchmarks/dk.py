@@ -5,7 +5,7 @@ python benchmarks/dk.py [--rounds N] [--json FILE] [--device cuda]
 
 import torch
 import torch.nn.functional as F
-from contest import Contest
+from benchmark import Benchmark
 from torch import Tensor, nn
 
 from mmlearnconv.ops import dk_conv2d
@@ -75,9 +75,9 @@ def mmcv_deformable(shape: tuple[int, ...]) -> dict[str, nn.Module]:
 
 
 def main() -> None:
-    contest = Contest(__doc__)
+    benchmark = Benchmark(__doc__)
     shape = (1, 128, 100, 152)
-    contest.run(
+    benchmark.run(
         "local DK, depthwise 3x3, scope 4",
         {
             "dk_conv2d": Resampling(shape, 128),
@@ -87,7 +87,7 @@ def main() -> None:
         shape,
     )
     shape = (2, 256, 50, 76)
-    contest.run(
+    benchmark.run(
         "local DK, 3x3, scope 4",
         {
             "dk_conv2d": Resampling(shape, 1),
@@ -96,7 +96,7 @@ def main() -> None:
         },
         shape,
     )
-    contest.finish()
+    benchmark.finish()
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 python benchmarks/dke.py [--rounds N] [--json FILE] [--device cuda]
 """
 
-from contest import Contest
+from benchmark import Benchmark
 from torch import nn
 
 from mmlearnconv.layers import DKEConv2d
@@ -12,14 +12,14 @@ SHAPE = (2, 256, 50, 76)
 
 
 def main() -> None:
-    contest = Contest(__doc__)
+    benchmark = Benchmark(__doc__)
     for size in (3, 1):
         geometry = dict(kernel_size=size, padding=size // 2)
         for title, options in (
             ("DKE with attention", {}),
             ("DKE without", dict(attention=False)),
         ):
-            contest.run(
+            benchmark.run(
                 f"{title}, {size}x{size}",
                 {
                     "DKEConv2d": DKEConv2d(256, 256, **geometry, **options),
@@ -27,7 +27,7 @@ def main() -> None:
                 },
                 SHAPE,
             )
-    contest.finish()
+    benchmark.finish()
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ python benchmarks/drconv.py [--rounds N] [--json FILE] [--device cuda]
 
 import torch
 import torch.nn.functional as F
-from contest import Contest
+from benchmark import Benchmark
 from torch import Tensor, nn
 
 from mmlearnconv.layers import DRConv2d
@@ -26,15 +26,15 @@ class PlainConvolutions(DRConv2d):
         output = 0
         flat = input.reshape(1, -1, *input.shape[2:])
         for t in range(self.regions):
-            filters = self.value[t, :, :, 0, None, None] * hidden[:, t, None, None]
-            filters = (filters + self.offset[t, :, :, None, None]).flatten(0, 1)
+            filters = self.filter_scale[t, :, :, 0, None, None] * hidden[:, t, None, None]
+            filters = (filters + self.filter_bias[t, :, :, None, None]).flatten(0, 1)
             response = F.conv2d(flat, filters, None, 1, self.padding, 1, len(input))
             output = output + mask[:, t, None] * response.view(len(input), -1, *input.shape[2:])
         return output + self.bias[:, None, None]
 
 
 def main() -> None:
-    contest = Contest(__doc__)
+    benchmark = Benchmark(__doc__)
     for title, size, base in (("1x1", 1, True), ("3x3", 3, True), ("3x3, no base", 3, False)):
         geometry = dict(kernel_size=size, padding=size // 2)
         others = {"nn.Conv2d": nn.Conv2d(256, 256, **geometry)}
@@ -43,8 +43,8 @@ def main() -> None:
                 256, 256, **geometry, base_weight=False
             )
         ours = DRConv2d(256, 256, **geometry, base_weight=base)
-        contest.run(f"DRConv {title}", {"DRConv2d": ours, **others}, SHAPE)
-    contest.finish()
+        benchmark.run(f"DRConv {title}", {"DRConv2d": ours, **others}, SHAPE)
+    benchmark.finish()
 
 
 if __name__ == "__main__":

@@ -9,30 +9,14 @@ from functools import partial
 from typing import Any
 
 import torch
-from contest import Contest
+from benchmark import Benchmark
 from mmcv.cnn import build_conv_layer
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-import mmlearnconv  # noqa: F401  Registers the layers.
+from mmlearnconv.catalog import CATALOG, names
 
 SHAPE = (2, 256, 50, 76)
-# name, conv_cfg, depthwise
-OPERATORS: list[tuple[str, dict[str, Any], bool]] = [
-    ("DCLS", dict(type="DCLS"), True),
-    ("DCLS", dict(type="DCLS"), False),
-    ("DK local", dict(type="DK", mode="local"), True),
-    ("DK local", dict(type="DK", mode="local"), False),
-    ("DK global", dict(type="DK", mode="global"), False),
-    ("DKE", dict(type="DKE"), False),
-    ("ACU", dict(type="ACU"), False),
-    ("CoC", dict(type="CoC"), False),
-    ("ConvStnd", dict(type="ConvStnd"), False),
-    ("ConvOrth", dict(type="ConvOrth"), False),
-    ("DRConv", dict(type="DRConv"), False),
-    ("DRConv, no base", dict(type="DRConv", base_weight=False), False),
-    ("CondConv", dict(type="CondConv"), False),
-]
 
 
 def build(cfg: dict[str, Any], kernel_size: int, depthwise: bool) -> nn.Module:
@@ -47,31 +31,35 @@ def build(cfg: dict[str, Any], kernel_size: int, depthwise: bool) -> nn.Module:
     )
 
 
-def multiply_adds(module: nn.Module, x: torch.Tensor) -> int:
+def macs(module: nn.Module, x: torch.Tensor) -> int:
     with FlopCounterMode(display=False) as counter:
         module(x)
     return counter.get_total_flops() // 2
 
 
 def main() -> None:
-    contest = Contest(__doc__)
+    benchmark = Benchmark(__doc__)
     x = torch.randn(SHAPE)
+    known = names(takes_over=False)
+    forms = [(o, form) for o in CATALOG if o.name in known for form in o.forms]
     print(
         f"{'layer':30} {'parameters':>12} {'plain':>9} {'M mult-adds':>12} {'plain':>8} "
         f"{'ms':>8} {'plain':>7} {'ratio':>6} {'peak MB':>8} {'plain':>6}"
     )
     with torch.no_grad():
         for kernel_size in (3, 1):
-            for name, cfg, depthwise in OPERATORS:
-                module = build(cfg, kernel_size, depthwise)
+            for operator, form in forms:
+                name = " ".join(filter(None, (operator.name, form.label)))
+                depthwise = form.depthwise
+                module = build(dict(type=operator.name) | form.options, kernel_size, depthwise)
                 if type(module) is nn.Conv2d:
                     continue
                 plain = build(dict(type="Conv2d"), kernel_size, depthwise)
                 parameters = [sum(p.numel() for p in m.parameters()) for m in (module, plain)]
-                work = [multiply_adds(m, x) / 1e6 for m in (module, plain)]
+                work = [macs(m, x) / 1e6 for m in (module, plain)]
                 calls = {"ours": partial(module, x), "plain": partial(plain, x)}
-                ms = list(contest.medians(calls).values())
-                peaks = [contest.peak(call) for call in calls.values()]
+                ms = list(benchmark.medians(calls).values())
+                peaks = [benchmark.peak(call) for call in calls.values()]
                 kind = "depthwise " if depthwise else ""
                 print(
                     f"{f'{name}, {kind}{kernel_size}x{kernel_size}':30} {parameters[0]:12,} "

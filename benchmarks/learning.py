@@ -16,7 +16,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmlearnconv.datasets import make_shapes
-from mmlearnconv.engine import written_whole
+from mmlearnconv.engine import atomic_write
 
 QUICKSTART = Path(__file__).resolve().parents[1] / "configs/quickstart_mask_rcnn_dcls.py"
 METRICS = ("bbox_mAP", "bbox_mAP_50", "segm_mAP", "segm_mAP_50")
@@ -67,7 +67,7 @@ def measured(cfg: Config, out: Path) -> dict[str, float]:
         runner = Runner.from_cfg(cfg)
         runner.train()
         found = {m: runner.message_hub.get_scalar(f"val/coco/{m}").current() for m in METRICS}
-        with written_whole(result) as path:
+        with atomic_write(result) as path:
             path.write_text(json.dumps(found))
     return json.loads(result.read_text())
 

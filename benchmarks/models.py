@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from contest import Contest
+from benchmark import Benchmark
 from DCLS.construct.modules import Dcls2d
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
@@ -103,18 +103,18 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=2, default=(800, 1344))
     args, rest = parser.parse_known_args()
     sys.argv[1:] = rest
-    contest = Contest(__doc__)
+    benchmark = Benchmark(__doc__)
     register_all_modules()
     models = {
-        "DCLS": build(dict(type="DCLS"), contest.device),
-        "plain 7x7": build(None, contest.device),
-        "package dcls": build(dict(type="PackageDCLS"), contest.device),
+        "DCLS": build(dict(type="DCLS"), benchmark.device),
+        "plain 7x7": build(None, benchmark.device),
+        "package dcls": build(dict(type="PackageDCLS"), benchmark.device),
     }
-    data = batch(*args.size, contest.device)
+    data = batch(*args.size, benchmark.device)
     for work in (train, predict):
         calls = {name: partial(work, *pair, data) for name, pair in models.items()}
-        contest.report("Mask R-CNN ConvNeXt-T", data["inputs"].shape, "contiguous", calls)
-    contest.finish()
+        benchmark.report("Mask R-CNN ConvNeXt-T", data["inputs"].shape, "contiguous", calls)
+    benchmark.finish()
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
 """Print the papers' tables, our parameters and multiply-adds beside the published ones.
 
-python tools/paper_tables.py [--output docs/paper_tables.md]
+python benchmarks/paper_tables.py [--output docs/paper_tables.md]
 """
 
 import argparse
 from pathlib import Path
 
 from mmengine.logging import MMLogger
+from papers.table import page, rows
 
-from mmlearnconv.analysis.paper_tables import page, rows
-from mmlearnconv.engine import written_whole
+from mmlearnconv.engine import atomic_write
 
 
 def main() -> None:
@@ -22,7 +22,7 @@ def main() -> None:
     if args.output is None:
         print(text, end="")
         return
-    with written_whole(args.output) as path:
+    with atomic_write(args.output) as path:
         path.write_text(text)
 
 

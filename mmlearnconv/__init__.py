@@ -9,6 +9,6 @@ from .version import __version__
 
 # ``mmlearnconv.ops`` needs torch alone.
 if find_spec("mmengine") is not None:
-    from . import analysis, datasets, engine, layers, models, surgery  # noqa: F401
+    from . import analysis, catalog, datasets, engine, layers, models, surgery  # noqa: F401
 
 __all__ = ["__version__"]

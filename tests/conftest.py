@@ -21,7 +21,7 @@ def _seed():
 
 @pytest.fixture(autouse=True)
 def _unguarded(monkeypatch):
-    """What ``guard_checkpoints`` does to the process ends with the test."""
+    """What ``enforce_weights_only`` does to the process ends with the test."""
     monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "0")
     safe = torch.serialization.get_safe_globals()
     yield
@@ -31,6 +31,12 @@ def _unguarded(monkeypatch):
         from mmengine.runner.checkpoint import CheckpointLoader, load_from_local
 
         CheckpointLoader.register_scheme("", loader=load_from_local, force=True)
+
+
+def config_path(name: str) -> Path:
+    """The file of a shipped config, wherever it lies below ``configs``."""
+    (path,) = (ROOT / "configs").rglob(f"{name}.py")
+    return path
 
 
 def _data(name: str) -> Path:

@@ -19,8 +19,9 @@ def test_layers_need_neither_mmdet_nor_mmseg_nor_mmcv_s_operations():
     code = """
 import mmlearnconv, torch
 from mmlearnconv.analysis import count_complexity
+from mmlearnconv.catalog import names
 from mmcv.cnn import build_conv_layer
-for name in ("DCLS", "DK", "DKE", "CoC", "DRConv", "CondConv", "ACU", "ConvStnd", "ConvOrth"):
+for name in names(takes_over=False):
     layer = build_conv_layer(dict(type=name), 3, 8, 3)
     layer(torch.randn(1, 3, 9, 9))
     count_complexity(layer, (9, 9))

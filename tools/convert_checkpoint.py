@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from mmlearnconv import engine
+from mmlearnconv import cli, engine
 from mmlearnconv.models.convnext import convert_state_dict
 
 VERSIONS = ("v0", "v1", "max", "gauss")
@@ -31,7 +31,7 @@ def parse_args() -> argparse.Namespace:
         help="version of DCLS that the model was built with, which decides the order of its axes; "
         "default: v0, or gauss where the file has widths (SIG)",
     )
-    engine.add_trust_option(parser)
+    cli.add_trust_option(parser)
     return parser.parse_args()
 
 
@@ -44,7 +44,7 @@ def main() -> None:
         )
     except ValueError as error:
         sys.exit(f"error: {error}")
-    with engine.written_whole(Path(args.target)) as path:
+    with engine.atomic_write(Path(args.target)) as path:
         torch.save(dict(meta={}, state_dict=state_dict), path)
     print(f"{notes}\nwritten: {args.target}")
 

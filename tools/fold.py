@@ -21,7 +21,7 @@ import torch
 from mmengine.config import Config, DictAction
 from torch import Tensor, nn
 
-from mmlearnconv import engine
+from mmlearnconv import cli, engine
 from mmlearnconv.layers import LearnableConv
 from mmlearnconv.surgery import fold_convs, folded_config
 from mmlearnconv.surgery.fold import TAPS
@@ -46,7 +46,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--cfg-options", nargs="+", action=DictAction, help="override config values: key=value"
     )
-    engine.add_trust_option(parser)
+    cli.add_trust_option(parser)
     return parser.parse_args()
 
 
@@ -55,9 +55,9 @@ def load(args: argparse.Namespace) -> tuple[nn.Module, Any, Config, dict[str, An
     for path in filter(None, (args.config, args.image)):
         if not Path(path).is_file():
             raise FileNotFoundError(f"{path} does not exist")
-    engine.guard_checkpoints(args.trust_checkpoint)
+    engine.enforce_weights_only(args.trust_checkpoint)
     checkpoint = engine.load_checkpoint(args.checkpoint, trust=args.trust_checkpoint)
-    cfg = engine.read_config(args.config, args.cfg_options)
+    cfg = cli.read_config(args.config, args.cfg_options)
     scope = cfg.get("default_scope")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if scope == "mmdet":
@@ -158,9 +158,9 @@ def main() -> None:
     config = Path(args.out_dir) / Path(args.config).name
     weights = config.with_suffix(".pth")
     kept = {key: meta[key] for key in ("dataset_meta", "epoch", "iter") if key in meta}
-    with engine.written_whole(weights) as path:
+    with engine.atomic_write(weights) as path:
         torch.save(dict(meta=kept, state_dict=folded.state_dict()), path)
-    with engine.written_whole(config) as path:
+    with engine.atomic_write(config) as path:
         cfg.dump(path)
     needs = "needs mmlearnconv" if needs_package else "does not need mmlearnconv"
     print(f"written: {config} and {weights}; the config {needs}")

@@ -9,9 +9,9 @@ import sys
 from mmengine.config import DictAction
 from mmengine.registry import MODELS, init_default_scope
 
-from mmlearnconv import engine
+from mmlearnconv import cli
 from mmlearnconv.analysis import count_complexity
-from mmlearnconv.analysis.paper_tables import SIZES
+from mmlearnconv.analysis.complexity import PUBLISHED_SIZES
 
 
 def main() -> None:
@@ -28,20 +28,20 @@ def main() -> None:
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="as tools/train.py")
     args = parser.parse_args()
     try:
-        cfg = engine.read_config(args.config, args.cfg_options)
+        cfg = cli.read_config(args.config, args.cfg_options)
         scope = cfg.get("default_scope", "mmdet")
         init_default_scope(scope)
-        size = tuple(args.shape or SIZES.get(scope, SIZES["mmdet"]))
+        size = tuple(args.shape or PUBLISHED_SIZES.get(scope, PUBLISHED_SIZES["mmdet"]))
         counts = count_complexity(MODELS.build(cfg.model), size)
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f"error: {error}")
     print(f"image {size[0]} x {size[1]}, one; a multiply-add is one operation")
     print(f"{'parameters':24}{counts.parameters / 1e6:12.3f} M")
-    print(f"{'multiply-adds':24}{counts.multiply_adds / 1e9:12.3f} G")
+    print(f"{'multiply-adds':24}{counts.macs / 1e9:12.3f} G")
     for name, count in counts.parts.items():
         print(f"  {name:22}{count / 1e9:12.3f} G")
     print(f"{'norms, ReLUs, pooling':24}{counts.elementwise / 1e9:12.3f} G, not in the sum")
-    published = counts.multiply_adds + counts.elementwise
+    published = counts.macs + counts.elementwise
     print(f"{'as detectors publish':24}{published / 1e9:12.3f} G, multiply-adds with these")
 
 

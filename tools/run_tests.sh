@@ -1,8 +1,22 @@
 #!/usr/bin/env bash
-# Lint, format check and tests, in an environment that is made if need be. Arguments go to pytest.
-NEED="pytest xdist ruff DCLS onnxscript" source "$(dirname "$0")/setup_env.sh"
+# Lint, types, and tests, in an environment that is made if need be.
+#   bash tools/run_tests.sh              all but the slow tests, in 10 minutes on 2 cores
+#   bash tools/run_tests.sh --all        all tests; operations and layers without the compiled
+#                                        operations too; sdist and wheel are built and installed
+# Further arguments go to pytest.
+ALL=false
+[ "${1:-}" != --all ] || { ALL=true; shift; }
+NEED="pytest xdist ruff mypy build DCLS onnxscript" source "$(dirname "$0")/setup_env.sh"
 cd "$ROOT"
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
+"$PYTHON" -m mypy
 # A worker per core, each with one thread; groups are tests that share a costly fixture.
-"$PYTHON" -m pytest --numprocesses logical --maxprocesses 8 --dist loadgroup "$@"
+tests() { "$PYTHON" -m pytest --numprocesses logical --maxprocesses 8 --dist loadgroup "$@"; }
+if ! "$ALL"; then
+    tests -m "not slow" "$@"
+    exit
+fi
+tests "$@"
+MMLEARNCONV_WITHOUT_OPS=1 tests -m "not slow" tests/ops tests/layers "$@"
+PYTHON="$PYTHON" bash tools/test_packages.sh

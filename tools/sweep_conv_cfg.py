@@ -28,9 +28,9 @@ from mmengine.utils import get_installed_path
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmlearnconv.catalog import names
 from mmlearnconv.layers import LearnableConv
 
-OPERATORS = ("DCLS", "DK", "DKE", "CoC", "DRConv")
 PLAIN = "plain"
 # These multiply a convolution's weight themselves; SwapConv reaches their other convolutions.
 READ_WEIGHTS = {"TOODHead"}
@@ -164,8 +164,8 @@ def reach(only: str) -> None:
     """Print, by component, what conv_cfg reaches in the configs."""
     # DRConv replaces convolutions of every size and kind.
     rows: dict[tuple[str, str], tuple[int, int, set[str]]] = {}
-    for scope, names in (("mmdet", MMDET), ("mmseg", MMSEG)):
-        for name in names:
+    for scope, configs in (("mmdet", MMDET), ("mmseg", MMSEG)):
+        for name in configs:
             if only not in name:
                 continue
             cfg = load(scope, name)
@@ -290,7 +290,9 @@ def check(scope: str, name: str, operator: str, size: int = 128) -> tuple[str, s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="configs whose name contains this")
-    parser.add_argument("--operators", nargs="+", default=OPERATORS, help="types for conv_cfg")
+    parser.add_argument(
+        "--operators", nargs="+", default=names(baselines=False), help="types for conv_cfg"
+    )
     parser.add_argument("--size", type=int, default=128, help="side of the images")
     parser.add_argument("--reach", action="store_true", help="print what conv_cfg reaches")
     args = parser.parse_args()
@@ -301,8 +303,8 @@ def main() -> None:
         return
     failures, explained = [], []
     print(f"{'config':70}" + "".join(f"{op:>8}" for op in args.operators), flush=True)
-    for scope, names in (("mmdet", MMDET), ("mmseg", MMSEG)):
-        for name in names:
+    for scope, configs in (("mmdet", MMDET), ("mmseg", MMSEG)):
+        for name in configs:
             if args.only not in name:
                 continue
             row = f"{name:70}"

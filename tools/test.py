@@ -6,11 +6,11 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from mmlearnconv import engine
+from mmlearnconv import cli
 
 
 def parse_args() -> argparse.Namespace:
-    parser = engine.argument_parser(__doc__)
+    parser = cli.argument_parser(__doc__)
     parser.add_argument("checkpoint", help="checkpoint file")
     parser.add_argument("--out", help="write the predictions to this .pkl file")
     parser.add_argument("--show-dir", help="draw the predictions into this folder")
@@ -20,13 +20,13 @@ def parse_args() -> argparse.Namespace:
 def prepare(args: argparse.Namespace) -> Config:
     if not Path(args.checkpoint).is_file():
         raise FileNotFoundError(f"checkpoint {args.checkpoint} does not exist")
-    cfg = engine.load_config(args)
-    engine.check_data(cfg, "test")
+    cfg = cli.load_config(args)
+    cli.check_data(cfg, "test")
     cfg.load_from = args.checkpoint
     if args.show_dir:
-        engine.draw_predictions(cfg, args.show_dir)
+        cli.draw_predictions(cfg, args.show_dir)
     if args.out:
-        engine.dump_predictions(cfg, args.out)
+        cli.dump_predictions(cfg, args.out)
     return cfg
 
 
@@ -36,7 +36,7 @@ def main() -> None:
         cfg = prepare(args)
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f"error: {error}")
-    engine.run(cfg, "test")
+    cli.run(cfg, "test")
 
 
 if __name__ == "__main__":

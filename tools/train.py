@@ -5,11 +5,11 @@ import sys
 
 from mmengine.config import Config
 
-from mmlearnconv import engine
+from mmlearnconv import cli
 
 
 def parse_args() -> argparse.Namespace:
-    parser = engine.argument_parser(__doc__)
+    parser = cli.argument_parser(__doc__)
     parser.add_argument(
         "--resume",
         nargs="?",
@@ -26,12 +26,12 @@ def parse_args() -> argparse.Namespace:
 
 
 def prepare(args: argparse.Namespace) -> Config:
-    cfg = engine.load_config(args)
-    engine.check_data(cfg, "train", "val")
+    cfg = cli.load_config(args)
+    cli.check_data(cfg, "train", "val")
     if args.amp:
-        engine.use_amp(cfg)
+        cli.use_amp(cfg)
     if args.auto_scale_lr:
-        engine.use_auto_scale_lr(cfg)
+        cli.use_auto_scale_lr(cfg)
     if args.resume:
         cfg.resume = True
         cfg.load_from = None if args.resume == "auto" else args.resume
@@ -44,7 +44,7 @@ def main() -> None:
         cfg = prepare(args)
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f"error: {error}")
-    engine.run(cfg, "train")
+    cli.run(cfg, "train")
 
 
 if __name__ == "__main__":

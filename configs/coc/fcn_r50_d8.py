@@ -5,7 +5,7 @@ Nothing is downloaded. Weights: --cfg-options model.backbone.init_cfg.type=Pretr
 model.backbone.init_cfg.checkpoint=open-mmlab://resnet50_v1c, or a file.
 """
 
-_base_ = "./_base_/voc12aug_512.py"
+_base_ = "../_base_/voc12aug_512.py"
 custom_imports = dict(imports=["mmlearnconv"], allow_failed_imports=False)
 _norm_cfg = dict(type="SyncBN", requires_grad=True)
 model = dict(

@@ -1,9 +1,9 @@
 """UPerNet, ConvNeXt-T-DCLS, ADE20K, 512x512, 160k iterations. Published: mIoU 47.1."""
 
 _base_ = [
-    "./_base_/upernet_convnext.py",
-    "./_base_/ade20k_512.py",
-    "./_base_/convnext_dcls_t.py",
+    "../_base_/upernet_convnext.py",
+    "../_base_/ade20k_512.py",
+    "../_base_/convnext_dcls_t.py",
 ]
 model = dict(backbone=_base_.backbone)
 optim_wrapper = dict(

@@ -1,14 +1,14 @@
 """The two-branch detector with DKE in its branches, on Shapes: auto-dilation in minutes.
 
-The log's `positions_reach` of either branch starts at 1.07, the mean distance of a 3x3 grid's cells
+The log's `position_radius` of either branch starts at 1.07, the mean distance of a 3x3 grid's cells
 from its centre, and shows how far training moves its kernels apart (DKE, section 7). Ours: anchors
 of the images' shapes, 18 to 72 pixels; the schedule, in which positions learn 25 times as fast as
 weights, since it is some hundred times as short as the paper's.
 """
 
 _base_ = [
-    "./_base_/two_branch.py",
-    "./_base_/shapes_instance.py",
+    "../_base_/two_branch.py",
+    "../_base_/shapes_instance.py",
     "mmdet::_base_/default_runtime.py",
 ]
 _sizes = [48, 64, 20, 26, 34]

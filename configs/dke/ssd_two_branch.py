@@ -4,7 +4,7 @@ COCO's persons stand for the paper's faces; the schedule is ours.
 """
 
 _base_ = [
-    "./_base_/two_branch.py",
+    "../_base_/two_branch.py",
     "mmdet::_base_/datasets/coco_detection.py",
     "mmdet::_base_/schedules/schedule_1x.py",
     "mmdet::_base_/default_runtime.py",

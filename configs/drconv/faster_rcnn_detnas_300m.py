@@ -10,7 +10,7 @@ _base_ = [
     "mmdet::_base_/models/faster-rcnn_r50_fpn.py",
     "mmdet::_base_/datasets/coco_detection.py",
     "mmdet::_base_/default_runtime.py",
-    "./_base_/schedule_drconv_180k.py",
+    "../_base_/schedule_drconv_180k.py",
 ]
 custom_imports = dict(imports=["mmlearnconv"], allow_failed_imports=False)
 model = dict(

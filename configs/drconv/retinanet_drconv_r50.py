@@ -3,5 +3,5 @@
 Plain weights load, as `retinanet_r50.py` says.
 """
 
-_base_ = "./retinanet_r50.py"
+_base_ = "../coc/retinanet_r50.py"
 model = dict(backbone=dict(conv_cfg=dict(type="DRConv")))

@@ -16,8 +16,10 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..layers import LearnableConv
-from ..ops.reference import conv_output_size
+from ..ops.geometry import conv_output_size
 
+# Height and width that published figures of detectors and segmentors are for.
+PUBLISHED_SIZES = {"mmdet": (800, 1280), "mmseg": (512, 2048)}
 # Regions that heads are counted with.
 PROPOSALS = 1000
 MASKS = 100
@@ -51,7 +53,7 @@ class Complexity:
         return {name: count for name, count in parts.items() if count}
 
     @property
-    def multiply_adds(self) -> int:
+    def macs(self) -> int:
         """All of them."""
         return sum(self.parts.values())
 
@@ -61,7 +63,7 @@ def count_complexity(model: nn.Module, size: Sequence[int]) -> Complexity:
 
     PyTorch's convolutions and matrix products count by their shapes; norms, activations, pooling
     and interpolation, which the papers leave out, do not. A learnable convolution counts as its
-    paper counts (:meth:`~mmlearnconv.layers.LearnableConv.multiply_adds`), whatever its kernels do.
+    paper counts (:meth:`~mmlearnconv.layers.LearnableConv.macs`), whatever its kernels do.
     Of Faster, Mask and Cascade R-CNN 1000 proposals pass the box head, at each stage, and 100 the
     mask head, as in published figures. Nothing is computed where shapes suffice; a model with
     operations that have no form without data runs once, on the CPU. (mmengine's analysis traces a
@@ -126,7 +128,7 @@ def _stand_ins(model: nn.Module, layers: dict[str, dict[str, int]]) -> Iterator[
     deformable = _deformable_kinds()
     for name, module in model.named_modules():
         if isinstance(module, LearnableConv):
-            size_of, count = module.output_size, module.multiply_adds
+            size_of, count = module.output_size, module.macs
         elif isinstance(module, deformable):
             size_of = partial(_size_of_deformable, module)
             count = partial(_count_deformable, module)

@@ -1,27 +1,10 @@
-"""Hooks and constructors for mmengine's Runner, and what the command lines share."""
+"""What mmengine's Runner uses: hooks, optimizer wrappers and their constructor, safe loading."""
 
-from .checkpoint import CheckpointError, guard_checkpoints, load_checkpoint, written_whole
-from .hooks import (
-    AlphaAnnealingHook,
-    LearnableConvStatsHook,
-    OrthogonalityLossHook,
-    RepulsiveLossHook,
-    ReseedHook,
-)
-from .launch import (
-    add_trust_option,
-    argument_parser,
-    check_data,
-    draw_predictions,
-    dump_predictions,
-    load_config,
-    read_config,
-    run,
-    set_data_root,
-    use_amp,
-    use_auto_scale_lr,
-)
+from .checkpoint import CheckpointError, atomic_write, enforce_weights_only, load_checkpoint
+from .hooks import AlphaAnnealingHook, ReseedHook, TakeoverReportHook
+from .loss_hooks import OrthogonalityLossHook, RepulsiveLossHook
 from .optim import BFloat16OptimWrapper, LearnableConvOptimWrapperConstructor
+from .stats_hook import LearnableConvStatsHook
 
 __all__ = [
     "AlphaAnnealingHook",
@@ -32,18 +15,8 @@ __all__ = [
     "OrthogonalityLossHook",
     "RepulsiveLossHook",
     "ReseedHook",
-    "add_trust_option",
-    "argument_parser",
-    "check_data",
-    "draw_predictions",
-    "dump_predictions",
-    "guard_checkpoints",
+    "TakeoverReportHook",
+    "atomic_write",
+    "enforce_weights_only",
     "load_checkpoint",
-    "load_config",
-    "read_config",
-    "run",
-    "set_data_root",
-    "use_amp",
-    "use_auto_scale_lr",
-    "written_whole",
 ]

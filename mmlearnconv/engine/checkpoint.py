@@ -94,7 +94,7 @@ def load_checkpoint(path: str | os.PathLike, map_location: Any = "cpu", trust: b
     return checkpoint
 
 
-def guard_checkpoints(trust: bool = False) -> None:
+def enforce_weights_only(trust: bool = False) -> None:
     """Have mmengine load checkpoints as :func:`load_checkpoint` does, for the rest of the process.
 
     That is, those of ``init_cfg``, ``load_from`` and ``resume``; downloads too.
@@ -111,7 +111,7 @@ def guard_checkpoints(trust: bool = False) -> None:
 
 
 @contextmanager
-def written_whole(path: str | os.PathLike) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     """A name to write to, which becomes ``path`` once its file is complete."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,6 @@ from mmengine.model import is_model_wrapper
 from torch import nn
 
 
-def bare_model(model: nn.Module) -> nn.Module:
+def unwrap_model(model: nn.Module) -> nn.Module:
     """The detector or segmentor itself, out of what distributes it."""
     return model.module if is_model_wrapper(model) else model

@@ -14,7 +14,7 @@ from mmengine.utils import apply_to
 from torch import Tensor, nn
 
 from ..layers import LearnableConv
-from .model import bare_model
+from .model import unwrap_model
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -99,7 +99,7 @@ class LearnableConvOptimWrapperConstructor:
         for layer in model.modules():
             if not isinstance(layer, LearnableConv):
                 continue
-            layer.policy_settled = True
+            layer._policy_applied = True
             for name, parameter in layer.named_parameters(recurse=False):
                 full = f"{type(layer).__name__}.{name}"
                 names |= {name, full}
@@ -131,7 +131,7 @@ class BFloat16OptimWrapper(OptimWrapper):
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        bare = bare_model(model)
+        bare = unwrap_model(model)
         device = next(bare.parameters()).device.type
         with super().optim_context(model):
             if device == "cpu" and hasattr(bare, "extract_feat"):

@@ -1,26 +1,13 @@
-"""One file a convolution; each is registered for ``conv_cfg`` under its type name."""
+"""One file per convolution; each module says in ``__all__`` what it gives to the package."""
 
-from .base import LearnableConv, LearnableConv2d
-from .coc import CoCConv2d
-from .condconv import CondConv2d
-from .dcls import DCLSConv, DCLSConv1d, DCLSConv2d, DCLSConv3d
-from .depthwise import DepthwiseConv2d, DepthwiseTapsConv2d
-from .dk import DeformableKernelConv2d
-from .dke import DKEConv2d
-from .drconv import DRConv2d
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "CoCConv2d",
-    "CondConv2d",
-    "DCLSConv",
-    "DCLSConv1d",
-    "DCLSConv2d",
-    "DCLSConv3d",
-    "DKEConv2d",
-    "DRConv2d",
-    "DeformableKernelConv2d",
-    "DepthwiseConv2d",
-    "DepthwiseTapsConv2d",
-    "LearnableConv",
-    "LearnableConv2d",
-]
+from .._exports import exports
+
+_names = exports(__name__, __path__)
+globals().update(_names)
+__all__ = sorted(_names)
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any: ...

@@ -4,19 +4,24 @@ Li, Wu, Zhao: Convolution of Convolution: Let Kernels Collaborate Spatially. CVP
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import associate_kernels, orthogonalize, standardize
-from ..ops.autocast import without_autocast
-from ..ops.reference import STANDARDIZE_EPS
-from ..registry import CONV_LAYERS
-from .base import LearnableConv2d, plain_if_pointwise, positive_int, relative_error
+from ..ops.coc import (
+    STANDARDIZE_EPS,
+    associate_kernels,
+    normalize_filters,
+    orthogonalize,
+    standardize,
+)
+from .arguments import one_of, positive_int
+from .base import LearnableConv2d
+from .takeover import relative_error
+
+__all__ = ["CoCConv2d"]
 
 NORMALIZATIONS = (None, "standardize", "orthogonalize", "layer_norm")
 
 
-@CONV_LAYERS.register_module()
 class CoCConv2d(LearnableConv2d):
     r"""Convolution whose kernels are convolved with their neighbours first.
 
@@ -50,7 +55,7 @@ class CoCConv2d(LearnableConv2d):
 
     Raises:
         TypeError: an argument of the wrong type.
-        ValueError: an argument outside what is allowed, or more filters than a filter has numbers
+        ValueError: an argument outside what is allowed, or more filters than a filter has elements
             with ``'orthogonalize'``.
     """
 
@@ -86,16 +91,14 @@ class CoCConv2d(LearnableConv2d):
         self.association = positive_int("association", association)
         self.super_layers = positive_int("super_layers", super_layers)
         self.skip = skip
-        if normalize not in NORMALIZATIONS:
-            raise ValueError(f"normalize: {normalize!r}; allowed are {NORMALIZATIONS}")
-        self.normalize = normalize
-        self.weight = nn.Parameter(torch.empty(self.plain_shape))
-        numbers = self.weight[0].numel()
-        if normalize == "orthogonalize" and out_channels > numbers:
+        self.normalize = one_of("normalize", normalize, NORMALIZATIONS)
+        self.weight = nn.Parameter(torch.empty(self.conv_weight_shape))
+        numel = self.weight[0].numel()
+        if normalize == "orthogonalize" and out_channels > numel:
             raise ValueError(
                 f"normalize: 'orthogonalize' needs out_channels <= in_channels / groups * kernel "
                 f"cells, and {out_channels} > {in_channels // groups} * "
-                f"{self.kernel_size[0]} * {self.kernel_size[1]} = {numbers}"
+                f"{self.kernel_size[0]} * {self.kernel_size[1]} = {numel}"
             )
         if association > 1:
             sides, self.super_dilation = zip(
@@ -109,8 +112,8 @@ class CoCConv2d(LearnableConv2d):
             self.gain = nn.Parameter(torch.empty(out_channels))
             self.mean = nn.Parameter(torch.empty(out_channels))
         if normalize == "layer_norm":
-            self.gain = nn.Parameter(torch.empty(self.plain_shape[1:]))
-            self.mean = nn.Parameter(torch.empty(self.plain_shape[1:]))
+            self.gain = nn.Parameter(torch.empty(self.conv_weight_shape[1:]))
+            self.mean = nn.Parameter(torch.empty(self.conv_weight_shape[1:]))
             if self.super_weight is not None:
                 picture = [association * k for k in self.kernel_size]
                 shape = (super_layers, self.super_weight.shape[1], *picture)
@@ -123,13 +126,13 @@ class CoCConv2d(LearnableConv2d):
 
     def reset_parameters(self) -> None:
         """Draw the weights and bias as ``nn.Conv2d`` does, and start from that function."""
-        plain = self._plain_twin()
-        self.init_from_plain(plain.weight.data)
+        plain = self._equivalent_conv()
+        self.init_from_conv_weight_(plain.weight.data)
         if self.bias is not None:
             self.bias.data.copy_(plain.bias.data)
 
     @torch.no_grad()
-    def init_from_plain(self, weight: Tensor) -> None:
+    def init_from_conv_weight_(self, weight: Tensor) -> None:
         """The plain kernel's function, or its orthogonalised one."""
         self.weight.copy_(weight)
         if self.super_weight is not None:
@@ -149,7 +152,7 @@ class CoCConv2d(LearnableConv2d):
             self.mean.copy_(flat.mean(1))
             self.gain.copy_((flat.var(1, correction=0) + STANDARDIZE_EPS).sqrt())
 
-    def set_from_plain(self, weight: Tensor) -> list[tuple[LearnableConv2d, float]]:
+    def load_conv_weight_(self, weight: Tensor) -> list[tuple[LearnableConv2d, float]]:
         """Exact; ``'orthogonalize'`` and ``'layer_norm'`` are refused: no plain kernel survives."""
         lost = dict(
             orthogonalize="filters are not orthonormal",
@@ -160,7 +163,7 @@ class CoCConv2d(LearnableConv2d):
                 f"a plain kernel's {lost[self.normalize]}: normalize={self.normalize!r} cannot "
                 "compute the same function; train it from the start, or use another normalize"
             )
-        self.init_from_plain(weight)
+        self.init_from_conv_weight_(weight)
         return [(self, relative_error(self.dense_kernel(), weight))]
 
     def dense_kernel(self) -> Tensor:
@@ -178,15 +181,12 @@ class CoCConv2d(LearnableConv2d):
         elif self.normalize == "orthogonalize":
             kernel = orthogonalize(kernel)
         elif self.normalize == "layer_norm":
-            kernel = F.layer_norm(kernel, kernel.shape[1:], self.gain, self.mean)
+            kernel = normalize_filters(kernel, self.gain, self.mean)
         return kernel
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve ``(N, in_channels, H, W)`` to ``nn.Conv2d``'s ``(N, out_channels, H', W')``."""
-        # Kernels are made in the parameters' precision: orthonormal to a few digits more.
-        with without_autocast(input):
-            kernel = self.dense_kernel()
-        return self._convolve(input, kernel)
+        return self._convolve(input, self.dense_kernel())
 
     def extra_repr(self) -> str:
         parts = [super().extra_repr()]
@@ -203,13 +203,3 @@ def _super_side(kernel_size: int, dilated: bool) -> tuple[int, int]:
         return kernel_size + 2 - (kernel_size % 2 == 0), 1
     size = 3 if kernel_size <= 3 else 5
     return size, max(1, round((2 * kernel_size - 2) / (size - 1)))
-
-
-CONV_LAYERS.register_module("CoC", module=plain_if_pointwise(CoCConv2d))
-
-
-# The paper's baselines: normalised kernels that do not collaborate.
-for _name, _normalize in (("ConvStnd", "standardize"), ("ConvOrth", "orthogonalize")):
-    CONV_LAYERS.register_module(
-        _name, module=plain_if_pointwise(CoCConv2d, association=1, normalize=_normalize)
-    )

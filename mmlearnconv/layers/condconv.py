@@ -11,14 +11,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import condconv2d
-from ..registry import CONV_LAYERS
-from .base import LearnableConv2d, positive_int, relative_error
+from ..ops.condconv import condconv2d
+from .arguments import positive_int
+from .base import LearnableConv2d
+from .takeover import relative_error
+
+__all__ = ["CondConv2d"]
 
 
 def route(input: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     r"""Shares of the experts by image, :math:`\sigma(R\,\mathrm{GAP}(x))`, ``(N, experts)``."""
     return F.linear(input.mean((2, 3)), weight, bias).sigmoid()
+
+
+def mix(routing: Tensor, experts: Tensor) -> Tensor:
+    """The mixture of experts for each image, ``(N, *shape)`` from ``(experts, *shape)``."""
+    return (routing @ experts.flatten(1)).unflatten(1, experts.shape[1:])
 
 
 def split_into_experts(weight: Tensor, experts: int) -> Tensor:
@@ -29,7 +37,6 @@ def split_into_experts(weight: Tensor, experts: int) -> Tensor:
     return (weight + difference) * (2 / experts)
 
 
-@CONV_LAYERS.register_module()
 class CondConv2d(LearnableConv2d):
     r"""Convolution whose kernel is a mixture of experts chosen by the image.
 
@@ -76,7 +83,7 @@ class CondConv2d(LearnableConv2d):
             padding_mode,
         )
         self.num_experts = positive_int("num_experts", num_experts)
-        self.weight = nn.Parameter(torch.empty(num_experts, *self.plain_shape))
+        self.weight = nn.Parameter(torch.empty(num_experts, *self.conv_weight_shape))
         self.routing_weight = nn.Parameter(torch.empty(num_experts, in_channels))
         self.routing_bias = nn.Parameter(torch.empty(num_experts))
         self.reset_parameters()
@@ -86,40 +93,28 @@ class CondConv2d(LearnableConv2d):
         for expert in self.weight.data:
             nn.init.kaiming_uniform_(expert, a=math.sqrt(5))
         if self.bias is not None:
-            self.bias.data.copy_(self._plain_twin().bias.data)
+            self.bias.data.copy_(self._equivalent_conv().bias.data)
         nn.init.zeros_(self.routing_weight)
         nn.init.zeros_(self.routing_bias)
 
     @torch.no_grad()
-    def set_from_plain(self, weight: Tensor) -> list[tuple[LearnableConv2d, float]]:
+    def load_conv_weight_(self, weight: Tensor) -> list[tuple[LearnableConv2d, float]]:
         """Exact: every image's mixture is the plain kernel at the start."""
         self.weight.copy_(split_into_experts(weight, self.num_experts))
         self.routing_weight.zero_()
         self.routing_bias.zero_()
         return [(self, relative_error(self.weight.mean(0) * self.num_experts / 2, weight))]
 
-    def multiply_adds(self, output_size: Sequence[int]) -> dict[str, int]:
+    def macs(self, output_size: Sequence[int]) -> dict[str, int]:
         """The experts' shares, and their sum by these."""
-        parts = super().multiply_adds(output_size)
+        parts = super().macs(output_size)
         return parts | dict(generator=self.routing_weight.numel() + self.weight.numel())
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve ``(N, in_channels, H, W)`` to ``nn.Conv2d``'s ``(N, out_channels, H', W')``."""
-        padded, padding = self._padded(input)
+        padded, geometry = self._padded(input)
         routing = route(input, self.routing_weight, self.routing_bias)
-        output = condconv2d(
-            padded,
-            self.weight,
-            routing,
-            self.stride,
-            padding,
-            self.dilation,
-            self.groups,
-        )
-        return self._finish(output, input)
+        return condconv2d(padded, self.weight, routing, self.bias, *geometry)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, num_experts={self.num_experts}"
-
-
-CONV_LAYERS.register_module("CondConv", module=CondConv2d)

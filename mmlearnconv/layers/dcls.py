@@ -6,26 +6,26 @@ https://arxiv.org/abs/2112.03740
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..ops import dcls_kernel, depthwise_taps
-from ..ops.autocast import without_autocast
-from ..ops.dcls import INTERPOLATIONS, dcls_taps, separable_profiles
-from ..ops.extension import has_kernels
-from ..ops.reference import NORM_EPS
-from ..registry import CONV_LAYERS
-from .base import (
-    LearnableConv,
-    int_tuple,
-    plain_if_pointwise,
-    plain_weight_of,
-    positive_int,
-    relative_error,
+from ..ops.dcls import (
+    INTERPOLATIONS,
+    NORM_EPS,
+    dcls_conv2d,
+    dcls_kernel,
+    dcls_taps,
+    fit_weights,
 )
+from ..ops.dispatch import in_full_precision
+from .arguments import int_tuple, one_of, positive_int
+from .base import LearnableConv
+from .dcls_package import from_package
 from .depthwise import DepthwiseTapsConv2d
+from .takeover import plain_weight_of, relative_error
+
+__all__ = ["DCLSConv", "DCLSConv1d", "DCLSConv2d", "DCLSConv3d"]
 
 # The paper's windows and counts by replaced kernel: ResNet-50's 3x3 and ConvNeXt-T's 7x7.
 _WINDOWS = {3: 7, 7: 17}
@@ -63,13 +63,14 @@ class DCLSConv(LearnableConv):
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
             padding_mode: as ``nn.Conv2d``; ``dilation`` dilates the constructed kernel.
-        kernel_count: elements a kernel. Default: 34 for 7x7, 5 for 3x3, else the replaced kernel's
-            cells along the learned axes over the numbers of an element (3 in two dimensions).
+        kernel_count: elements per kernel. Default: 34 for 7x7, 5 for 3x3, else the number of the
+            kernel's cells along the learned axes over that of an element's parameters (3 in two
+            dimensions).
         dilated_kernel_size: the window along the learned axes, at least ``kernel_size`` and of its
             parity on each. Default: 17 for 7, 7 for 3, else twice the kernel's size, plus one where
             that is odd.
         interpolation: ``'bilinear'``, ``'gauss'`` or ``'triangle'``. Default: ``'bilinear'``.
-        learn_width: whether ``'gauss'`` and ``'triangle'`` learn a width an element and axis; if
+        learn_width: whether ``'gauss'`` and ``'triangle'`` learn a width per element and axis; if
             not, it stays at its start (0.5 cells and 1 cell). Default: ``True``.
         learned_axes: spatial axes along which positions are learned. Default: all.
         position_init: where elements start: ``'normal'``, drawn from N(0, 0.5) as in the paper, or
@@ -115,12 +116,8 @@ class DCLSConv(LearnableConv):
             bias,
             padding_mode,
         )
-        if interpolation not in INTERPOLATIONS:
-            raise ValueError(f"interpolation: {interpolation!r}; allowed are {INTERPOLATIONS}")
-        self.interpolation = interpolation
-        if position_init not in POSITION_INITS:
-            raise ValueError(f"position_init: {position_init!r}; allowed are {POSITION_INITS}")
-        self.position_init = position_init
+        self.interpolation = one_of("interpolation", interpolation, INTERPOLATIONS)
+        self.position_init = one_of("position_init", position_init, POSITION_INITS)
         axes = range(self.spatial_dims)
         self.learned_axes = tuple(axes if learned_axes is None else sorted(set(learned_axes)))
         if not self.learned_axes or any(a not in axes for a in self.learned_axes):
@@ -160,6 +157,7 @@ class DCLSConv(LearnableConv):
         self._position_owner: tuple[DCLSConv, ...] = ()
         self._position_users: list[DCLSConv] = []
         self.reset_parameters()
+        self._watch_bounds("positions")
 
     @property
     def position_owner(self) -> "DCLSConv":
@@ -182,6 +180,7 @@ class DCLSConv(LearnableConv):
             )
         if owner is not self:
             del self.positions
+            self.bounded_shapes = {}
             self._position_owner = (owner,)
             owner._position_users.append(self)
 
@@ -197,7 +196,7 @@ class DCLSConv(LearnableConv):
             nn.init.normal_(self.positions, 0, 0.5)
             self.clamp_parameters()
             if self.position_init == "grid":
-                self.init_from_plain(self._plain_twin().weight.data)
+                self.init_from_conv_weight_(self._equivalent_conv().weight.data)
 
     @torch.no_grad()
     def clamp_parameters(self) -> None:
@@ -206,8 +205,8 @@ class DCLSConv(LearnableConv):
                 self.positions[axis].clamp_(-(cells // 2), (cells - 1) // 2)
 
     @torch.no_grad()
-    def share_at_edge(self) -> Tensor:
-        """Share of the elements that lie on the window's edge on an axis; if large, widen it."""
+    def edge_fraction(self) -> Tensor:
+        """Fraction of the elements that lie on the window's edge; if large, widen the window."""
         positions = self.position_owner.positions
         at_edge = torch.zeros_like(positions[0], dtype=torch.bool)
         for along, cells in zip(positions, self.dilated_kernel_size, strict=True):
@@ -215,25 +214,20 @@ class DCLSConv(LearnableConv):
         return at_edge.float().mean()
 
     @property
-    def taps_per_output(self) -> int:
+    def macs_per_output(self) -> int:
         """Every cell of the constructed kernel is multiplied."""
         window = math.prod(self._dense_size) * math.prod(self.dilated_kernel_size)
         return self.in_channels // self.groups * window
 
     def dense_kernel(self) -> Tensor:
         """The constructed kernel, ``(out, in / groups, *window)``."""
-        positions = self.position_owner.positions
-        # Positions keep float32 even where the model runs in half precision.
-        dtype = torch.promote_types(self.weight.dtype, torch.float32)
-        with without_autocast(self.weight):
-            kernel = dcls_kernel(
-                self.weight.to(dtype),
-                positions.to(dtype),
-                self.dilated_kernel_size,
-                self.interpolation,
-                None if self.width is None else self.width.to(dtype),
-            )
-        kernel = kernel.to(self.weight.dtype)
+        kernel = dcls_kernel(
+            self.weight,
+            self.position_owner.positions,
+            self.dilated_kernel_size,
+            self.interpolation,
+            self.width,
+        )
         if not self._dense_axes:
             return kernel
         # Dense axes come first: put every axis in its place.
@@ -248,23 +242,20 @@ class DCLSConv(LearnableConv):
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve ``(N, in_channels, H, W)`` to ``nn.Conv2d``'s ``(N, out_channels, H', W')``."""
-        # Measured to win on the CPU.
-        if not (self._is_sparse and input.device.type == "cpu" and has_kernels(input)):
+        if self._dense_axes or self.spatial_dims != 2:
             return self._convolve(input, self.dense_kernel())
         window = self.dilated_kernel_size
-        padded, padding = self._padded(input, self._extra_padding(window))
-        positions = self.position_owner.positions
-        # Positions keep float32 even where the model runs in half precision.
-        dtype = torch.promote_types(self.weight.dtype, torch.float32)
-        with without_autocast(input):
-            taps = dcls_taps(self.weight.to(dtype), positions.to(dtype), window)
-        geometry = (window, self.stride, padding, self.dilation)
-        return self._laid_out(depthwise_taps(padded, *taps, self.bias, *geometry), input)
-
-    @property
-    def _is_sparse(self) -> bool:
-        """Whether the elements touch fewer cells than the window has, for each channel."""
-        return self.has_taps and 4 * self.kernel_count < math.prod(self.dilated_kernel_size)
+        padded, geometry = self._padded(input, window)
+        return dcls_conv2d(
+            padded,
+            self.weight,
+            self.position_owner.positions,
+            window,
+            self.bias,
+            *geometry,
+            interpolation=self.interpolation,
+            width=self.width,
+        )
 
     @property
     def has_taps(self) -> bool:
@@ -287,42 +278,37 @@ class DCLSConv(LearnableConv):
             ValueError: the layer is not depthwise and bilinear over two dimensions, or its padding
                 is not of zeros on both sides alike.
         """
-        sides = self._padding_sides()
+        sides, window = self._padding_sides(), self.dilated_kernel_size
         if not self.has_taps or self.padding_mode != "zeros" or sides[0::2] != sides[1::2]:
             raise ValueError(
                 f"{type(self).__name__}: only depthwise bilinear layers over two dimensions, "
                 "symmetrically padded with zeros, have lists of taps"
             )
-        positions, window = self.position_owner.positions, self.dilated_kernel_size
+        positions = self.position_owner.positions
         if rounded:
             positions = positions.round()
-        dtype = torch.promote_types(self.weight.dtype, torch.float32)
-        values, cells = dcls_taps(self.weight.to(dtype), positions.to(dtype), window)
+        values, cells = in_full_precision(dcls_taps, self.weight, positions, window)
         if rounded:
             # At whole positions the first of an element's four cells has it all.
             values, cells = (t[:, :, : self.kernel_count] for t in (values, cells))
         extra = self._extra_padding(window)
         padding = tuple(p + e for p, e in zip(sides[-2::-2], extra, strict=True))
-        conv = DepthwiseTapsConv2d(
-            *(self.out_channels, window, values.shape[2], self.stride, padding, self.dilation),
-            self.bias is not None,
-        ).to(device=self.weight.device, dtype=self.weight.dtype)
-        conv.weight.copy_(values[:, 0])
-        conv.cells.copy_(cells[:, 0])
-        if self.bias is not None:
-            conv.bias.copy_(self.bias)
+        geometry = window, self.stride, padding, self.dilation
+        values = values[:, 0].to(self.weight.dtype)
+        conv = DepthwiseTapsConv2d.from_taps(values, cells[:, 0], self.bias, *geometry)
         return conv.train(self.training)
 
-    def swap_options(self) -> dict[str, int]:
+    def exact_takeover_options(self) -> dict[str, int]:
         """An element for each cell of the replaced kernel."""
         return dict(kernel_count=math.prod(self._learned_size))
 
     @torch.no_grad()
-    def set_from_plain(self, weight: Tensor) -> list[tuple[LearnableConv, float]]:
+    def load_conv_weight_(self, weight: Tensor) -> list[tuple[LearnableConv, float]]:
         """Put an element on each cell of the plain kernel, on its largest ones where they are few.
 
-        Exact for ``'bilinear'`` and ``'triangle'`` when the count holds the grid. Layers that share
-        positions choose the cells together, by the sum of squares over their kernels.
+        Exact for ``'bilinear'`` and ``'triangle'`` if ``kernel_count`` is at least the number of
+        kernel cells. Layers that share positions choose the cells together, by the sum of squares
+        over their kernels.
         """
         owner = self.position_owner
         plain = {self: weight}
@@ -335,7 +321,7 @@ class DCLSConv(LearnableConv):
         return [(layer, layer._fit_weight(w, cells)) for layer, w in plain.items()]
 
     @torch.no_grad()
-    def init_from_plain(self, weight: Tensor) -> None:
+    def init_from_conv_weight_(self, weight: Tensor) -> None:
         """Weights from the drawn kernel's numbers, scaled to its norm; positions and widths stay.
 
         With ``position_init='grid'`` the elements move to the drawn kernel's largest cells.
@@ -364,8 +350,8 @@ class DCLSConv(LearnableConv):
         index = cells
         for axis in reversed(range(len(self._learned_size))):
             k, window = self._learned_size[axis], self.dilated_kernel_size[axis]
-            place = index % k + (window - k) // 2 - window // 2
-            self.positions[axis, ..., : cells.shape[2]] = place.to(self.positions.dtype)
+            location = index % k + (window - k) // 2 - window // 2
+            self.positions[axis, ..., : cells.shape[2]] = location.to(self.positions.dtype)
             index = index // k
 
     def _fit_weight(self, plain: Tensor, cells: Tensor) -> float:
@@ -377,7 +363,9 @@ class DCLSConv(LearnableConv):
         if self.learn_width:
             self.width.zero_()
         if self.interpolation == "gauss":
-            self.weight[..., :kept] = self._least_squares(target.double(), kept).to(plain.dtype)
+            elements = self.position_owner.positions[..., :kept], self.width[..., :kept]
+            fitted = fit_weights(target, *elements, self.dilated_kernel_size, self.interpolation)
+            self.weight[..., :kept] = fitted.to(plain.dtype)
         else:
             taps = plain.flatten(2).gather(2, cells)
             # A tent of one cell, divided by its sum and the definition's small number.
@@ -386,50 +374,12 @@ class DCLSConv(LearnableConv):
         built = self._learned_axes_last(self.dense_kernel())
         return relative_error(built, target)
 
-    def _least_squares(self, target: Tensor, kept: int) -> Tensor:
-        """Weights of the first ``kept`` elements that come nearest to a dense kernel."""
-        profiles = separable_profiles(
-            self.position_owner.positions[..., :kept].double(),
-            self.dilated_kernel_size,
-            self.interpolation,
-            self.width[..., :kept].double(),
-        )
-        profiles = [p / p.sum(-1, keepdim=True) for p in profiles]
-        gram = math.prod(p @ p.mT for p in profiles)
-        # Contract the kernel with every element's profile, axis by axis.
-        moment = target[:, :, None]
-        for profile in profiles:
-            view = (..., *(None,) * (moment.ndim - 4))
-            moment = (moment * profile[view]).sum(3)
-        return torch.linalg.solve(gram, moment)
-
-    def _from_package(self, state_dict: dict[str, Any], prefix: str) -> dict[str, Any]:
-        """A state dict of the authors' package ``dcls``, in our names and order of axes.
-
-        Its positions ``P`` and widths ``SIG`` have the window's axes in version v0 (the last two
-        exchanged in three dimensions) and reversed ones in the versions after it; each counts from
-        the middle of the axis that its place says, not of the one that it means.
-        """
-        order = list(range(len(self.learned_axes)))
-        if not self._dense_axes:
-            exchanged = [0, 2, 1] if len(order) == 3 else order
-            order = exchanged if self.interpolation == "bilinear" else order[::-1]
-        state_dict = dict(state_dict)
-        middles = torch.tensor([s // 2 for s in self.dilated_kernel_size])
-        shift = (middles[order] - middles).view(-1, 1, 1, 1)
-        for theirs, ours in (("P", "positions"), ("SIG", "width")):
-            if prefix + theirs in state_dict:
-                # Dense cells, if any, are axes of their own there.
-                value = state_dict.pop(prefix + theirs).flatten(2, -2)[order]
-                state_dict[prefix + ours] = value + shift.to(value) if theirs == "P" else value
-        if prefix + "weight" in state_dict:
-            state_dict[prefix + "weight"] = state_dict[prefix + "weight"].flatten(1, -2)
-        return state_dict
-
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, *lists) -> None:
         key = prefix + "positions"
         if isinstance(state_dict.get(prefix + "P"), Tensor):
-            state_dict = self._from_package(state_dict, prefix)
+            dense = bool(self._dense_axes)
+            arguments = self.dilated_kernel_size, self.interpolation, dense
+            state_dict = from_package(state_dict, prefix, *arguments)
         if self._position_owner and key in state_dict:
             # A checkpoint of unshared layers: fine as long as it says the same.
             state_dict = dict(state_dict)
@@ -450,31 +400,17 @@ class DCLSConv(LearnableConv):
         return f"{super().extra_repr()}, {own}{shared}"
 
 
-@CONV_LAYERS.register_module()
 class DCLSConv1d(DCLSConv):
     """:class:`DCLSConv` over one dimension."""
 
     spatial_dims = 1
 
 
-@CONV_LAYERS.register_module()
 class DCLSConv2d(DCLSConv):
     """:class:`DCLSConv` over two dimensions."""
 
 
-@CONV_LAYERS.register_module()
 class DCLSConv3d(DCLSConv):
     """:class:`DCLSConv` over three dimensions."""
 
     spatial_dims = 3
-
-
-for _name, _layer, _axes in (
-    ("DCLS", DCLSConv2d, None),
-    ("DCLS1d", DCLSConv1d, None),
-    ("DCLS2_1d", DCLSConv2d, (1,)),
-    ("DCLS3d", DCLSConv3d, None),
-    ("DCLS3_1d", DCLSConv3d, (2,)),
-    ("DCLS3_2d", DCLSConv3d, (1, 2)),
-):
-    CONV_LAYERS.register_module(_name, module=plain_if_pointwise(_layer, learned_axes=_axes))

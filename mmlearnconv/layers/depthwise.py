@@ -6,9 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import depthwise_conv2d, depthwise_taps
+from ..ops.depthwise import depthwise_conv2d, depthwise_taps
 from ..registry import CONV_LAYERS
-from .base import int_tuple, positive_int
+from .arguments import int_tuple, positive_int
+
+__all__ = ["DepthwiseConv2d", "DepthwiseTapsConv2d"]
 
 
 class DepthwiseConv2d(nn.Conv2d):
@@ -67,7 +69,7 @@ class DepthwiseTapsConv2d(nn.Module):
     Args:
         channels: of input and output.
         window: rows and columns.
-        taps: taps a kernel.
+        taps: taps per kernel.
         stride, padding, dilation: as ``nn.Conv2d``, of the window.
         bias: whether there is a bias.
     """
@@ -92,10 +94,27 @@ class DepthwiseTapsConv2d(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
         self.register_buffer("cells", torch.zeros(channels, taps, 2, dtype=torch.long))
 
+    @classmethod
+    def from_taps(
+        cls, values: Tensor, cells: Tensor, bias: Tensor | None, window: Any, *geometry: Any
+    ) -> "DepthwiseTapsConv2d":
+        """A convolution with these taps, ``(channels, taps)``, and cells, on their device.
+
+        Args:
+            values, cells, bias: copied.
+            window: rows and columns.
+            *geometry: stride, padding and dilation.
+        """
+        conv = cls(len(values), window, values.shape[1], *geometry, bias is not None).to(values)
+        for target, source in ((conv.weight, values), (conv.cells, cells), (conv.bias, bias)):
+            if source is not None:
+                target.data.copy_(source)
+        return conv
+
     def forward(self, input: Tensor) -> Tensor:
         """Convolve ``(N, channels, H, W)`` as a kernel of the window's size would."""
-        taps = self.weight[:, None], self.cells[:, None], self.bias
-        return depthwise_taps(input, *taps, self.window, self.stride, self.padding, self.dilation)
+        geometry = self.window, self.bias, self.stride, self.padding, self.dilation
+        return depthwise_taps(input, self.weight[:, None], self.cells[:, None], *geometry)
 
     def extra_repr(self) -> str:
         channels, taps = self.weight.shape

@@ -8,24 +8,25 @@ import logging
 import math
 from collections.abc import Sequence
 from itertools import product
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from ..ops import dke_conv2d, dke_response, dke_taps
-from ..ops.autocast import without_autocast
-from ..registry import CONV_LAYERS
-from .base import LearnableConv2d, plain_if_pointwise, positive_int
+from ..ops.dispatch import in_full_precision
+from ..ops.dke import INTERPOLATIONS, dke_conv2d, dke_kernel, dke_response
+from .arguments import greater_than, one_of, positive_int
+from .base import LearnableConv2d
 
-INTERPOLATIONS = ("gauss", "bilinear")
+__all__ = ["DKEConv2d"]
+
 POSITION_INITS = ("normal", "grid")
 # A Gaussian smooths, so a swap starts with a sharp one.
 SWAP_ALPHA = 10.0
 
 
-@CONV_LAYERS.register_module()
 class DKEConv2d(LearnableConv2d):
     r"""Convolution with learned, real positions of the taps, a set for every input channel.
 
@@ -43,7 +44,7 @@ class DKEConv2d(LearnableConv2d):
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
             padding_mode: as ``nn.Conv2d``.
-        points: taps a kernel. Default: the replaced kernel's cells.
+        points: taps per kernel. Default: the replaced kernel's cells.
         interpolation: ``'gauss'`` or ``'bilinear'``. Default: ``'gauss'``.
         alpha: sharpness of the Gaussian. Default: 2.
         radius: cells that count, of the Gaussian. Default: 2.
@@ -93,20 +94,12 @@ class DKEConv2d(LearnableConv2d):
             bias,
             padding_mode,
         )
-        for name, value, allowed in (
-            ("interpolation", interpolation, INTERPOLATIONS),
-            ("position_init", position_init, POSITION_INITS),
-        ):
-            if value not in allowed:
-                raise ValueError(f"{name}: {value!r}; allowed are {allowed}")
-        for name, value, least in (("alpha", alpha, 0), ("radius", radius, math.sqrt(0.5))):
-            if not value > least:
-                raise ValueError(f"{name}: {value!r}; must be greater than {least:.3g}")
+        self.interpolation = one_of("interpolation", interpolation, INTERPOLATIONS)
+        self.position_init = one_of("position_init", position_init, POSITION_INITS)
+        alpha = greater_than("alpha", alpha, 0)
+        self.radius = greater_than("radius", radius, math.sqrt(0.5))
         cells = self.kernel_size[0] * self.kernel_size[1]
         self.points = cells if points is None else positive_int("points", points)
-        self.interpolation = interpolation
-        self.radius = float(radius)
-        self.position_init = position_init
         reach = (max(self.kernel_size) - 1) / 2
         self.position_limit = max(4.0, reach) if position_limit is None else float(position_limit)
         if self.position_limit < 0:
@@ -120,12 +113,13 @@ class DKEConv2d(LearnableConv2d):
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, self.points))
         sets = 1 if shared_positions else in_channels
         self.positions = nn.Parameter(torch.empty(sets, self.points, 2))
-        self.register_buffer("alpha", torch.tensor(float(alpha)))
+        self.register_buffer("alpha", torch.tensor(alpha))
         self.attention = attention
         if attention:
             self.attention_weight = nn.Parameter(torch.empty(self.points, in_channels))
             self.attention_bias = nn.Parameter(torch.empty(self.points))
         self.reset_parameters()
+        self._watch_bounds("positions")
 
     @property
     def is_static(self) -> bool:
@@ -159,7 +153,7 @@ class DKEConv2d(LearnableConv2d):
         self.positions.clamp_(-self.position_limit, self.position_limit)
 
     @torch.no_grad()
-    def set_from_plain(self, weight: Tensor) -> list[tuple[LearnableConv2d, float]]:
+    def load_conv_weight_(self, weight: Tensor) -> list[tuple[LearnableConv2d, float]]:
         """Points on the grid, a sharp Gaussian, and the nearest weights; scores of one.
 
         Fewer points than cells take the cells where an input channel's kernels are largest.
@@ -195,7 +189,7 @@ class DKEConv2d(LearnableConv2d):
         ]
 
     @torch.no_grad()
-    def init_from_plain(self, weight: Tensor) -> None:
+    def init_from_conv_weight_(self, weight: Tensor) -> None:
         """Weights from the drawn kernel's numbers, scaled to its norm; all else stays.
 
         The norm is of the kernel that scores of one give.
@@ -220,62 +214,48 @@ class DKEConv2d(LearnableConv2d):
 
     def _response(self) -> Tensor:
         """G, ``(in or 1, points, rows, columns)``, in float32 also where the model is in half."""
-        return dke_response(*self._arguments())
+        return in_full_precision(
+            dke_response, self.positions, self.window, *self._gaussian.values()
+        )
 
-    def _arguments(self) -> tuple[Tensor, tuple[int, ...], str, Tensor, float]:
-        dtype = torch.promote_types(self.positions.dtype, torch.float32)
-        positions, alpha = self.positions.to(dtype), self.alpha.to(dtype)
-        return positions, self.window, self.interpolation, alpha, self.radius
-
-    def _static_kernel(self) -> Tensor:
-        """The dense kernel at scores of one, ``(out, in / groups, *window)``."""
-        response = self._response().to(self.weight.dtype)
-        response = response.expand(self.in_channels, -1, -1, -1).unflatten(0, (self.groups, -1))
-        weight = self.weight.unflatten(0, (self.groups, -1))
-        return torch.einsum("gocp,gcpuv->gocuv", weight, response).flatten(0, 1)
+    @property
+    def _gaussian(self) -> dict[str, Any]:
+        return dict(interpolation=self.interpolation, alpha=self.alpha, radius=self.radius)
 
     def dense_kernel(self) -> Tensor:
         """The kernel without attention, ``(out, in / groups, *window)``."""
         if self.attention:
             raise ValueError("DKEConv2d: with attention the kernel depends on the input")
-        return self._static_kernel()
+        arguments = self.weight, self.positions, self.window, self.groups
+        return dke_kernel(*arguments, **self._gaussian)
 
     @property
-    def taps_per_output(self) -> int:
+    def macs_per_output(self) -> int:
         return self.weight[0].numel()
 
-    def multiply_adds(self, output_size: Sequence[int]) -> dict[str, int]:
+    def macs(self, output_size: Sequence[int]) -> dict[str, int]:
         """A position reads the cells in its radius, as many as the disc's area on average."""
         cells = 4 if self.interpolation == "bilinear" else round(math.pi * self.radius**2)
         sampled = self.in_channels * self.points * math.prod(output_size)
-        parts = super().multiply_adds(output_size) | dict(sampling=cells * sampled)
+        parts = super().macs(output_size) | dict(sampling=cells * sampled)
         # The scores, and their product with what was sampled.
         return parts | dict(attention=2 * sampled) if self.attention else parts
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve ``(N, in_channels, H, W)`` to ``nn.Conv2d``'s ``(N, out_channels, H', W')``."""
-        if self.is_static and self.groups == self.in_channels == self.out_channels:
-            with without_autocast(input):
-                kernel = self._static_kernel()
-            return self._convolve(input, kernel)
-        with without_autocast(input):
-            values, cells = dke_taps(*self._arguments())
-        padded, padding = self._padded(input, self._extra_padding(self.window))
-        output = dke_conv2d(
+        padded, geometry = self._padded(input, self.window)
+        return dke_conv2d(
             padded,
             self.weight,
-            values.expand(self.in_channels, -1, -1),
-            cells.expand(self.in_channels, -1, -1, -1),
+            self.positions,
             self.window,
-            self.stride,
-            padding,
-            self.dilation,
-            self.groups,
-            self._scores(padded, padding) if self.attention else None,
+            self.bias,
+            *geometry,
+            attention=self._scores(padded, geometry.padding) if self.attention else None,
+            **self._gaussian,
         )
-        return self._finish(output, input)
 
-    def _scores(self, padded: Tensor, padding: tuple[int, int]) -> Tensor:
+    def _scores(self, padded: Tensor, padding: Sequence[int]) -> Tensor:
         """a at the output locations: the input under the window's middle, zero outside the map."""
         sides = []
         for axis in (1, 0):
@@ -308,16 +288,3 @@ class DKEConv2d(LearnableConv2d):
             f"{super().extra_repr()}, points={self.points}, interpolation={self.interpolation!r}, "
             f"shared_positions={len(self.positions) == 1}, attention={self.attention}"
         )
-
-
-CONV_LAYERS.register_module("DKE", module=DKEConv2d)
-CONV_LAYERS.register_module(
-    "ACU",
-    module=plain_if_pointwise(
-        DKEConv2d,
-        interpolation="bilinear",
-        shared_positions=True,
-        attention=False,
-        position_init="grid",
-    ),
-)

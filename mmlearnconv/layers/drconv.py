@@ -11,12 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import drconv2d, drconv2d_factorised
-from ..registry import CONV_LAYERS
-from .base import LearnableConv2d, positive_int, relative_error
+from ..ops.drconv import drconv2d, drconv2d_factorised
+from ..ops.geometry import Geometry
+from .arguments import positive_int
+from .base import LearnableConv2d
+from .takeover import relative_error
+
+__all__ = ["DRConv2d"]
 
 
-@CONV_LAYERS.register_module()
 class DRConv2d(LearnableConv2d):
     r"""Convolution in which a guide picks one of m generated filters for every output location.
 
@@ -29,8 +32,8 @@ class DRConv2d(LearnableConv2d):
 
     Parameters: ``weight`` (out, in / groups, kH, kW), the base filter that all regions share;
     ``guide_weight`` (m, in, kH, kW), ``guide_bias`` (m); ``hidden_weight`` (hidden, in),
-    ``hidden_bias`` (hidden); ``value`` (m, out, in / groups, hidden / m), ``offset`` (m, out, in /
-    groups).
+    ``hidden_bias`` (hidden); ``filter_scale`` (m, out, in / groups, hidden / m), ``filter_bias``
+    (m, out, in / groups), under ``value`` and ``offset`` in checkpoints of versions before 0.2.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
@@ -84,16 +87,16 @@ class DRConv2d(LearnableConv2d):
             raise ValueError(f"hidden_channels: {hidden}; must be a multiple of regions={regions}")
         self.own_guide = own_guide
         self.register_parameter(
-            "weight", nn.Parameter(torch.empty(self.plain_shape)) if base_weight else None
+            "weight", nn.Parameter(torch.empty(self.conv_weight_shape)) if base_weight else None
         )
         if own_guide:
             self.guide_weight = nn.Parameter(torch.empty(regions, in_channels, *self.kernel_size))
             self.guide_bias = nn.Parameter(torch.empty(regions))
         self.hidden_weight = nn.Parameter(torch.empty(hidden, in_channels))
         self.hidden_bias = nn.Parameter(torch.empty(hidden))
-        shape = (regions, *self.plain_shape[:2])
-        self.value = nn.Parameter(torch.empty(*shape, hidden // regions))
-        self.offset = nn.Parameter(torch.empty(shape))
+        shape = (regions, *self.conv_weight_shape[:2])
+        self.filter_scale = nn.Parameter(torch.empty(*shape, hidden // regions))
+        self.filter_bias = nn.Parameter(torch.empty(shape))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -101,7 +104,7 @@ class DRConv2d(LearnableConv2d):
 
         Generated filters start at zero beside a base filter, on its scale without one.
         """
-        plain = self._plain_twin()
+        plain = self._equivalent_conv()
         if self.bias is not None:
             self.bias.data.copy_(plain.bias.data)
         if self.own_guide:
@@ -116,12 +119,12 @@ class DRConv2d(LearnableConv2d):
             self._draw_filters(1 / math.sqrt(3 * plain.weight[0].numel()))
 
     def _zero_filters(self) -> None:
-        nn.init.zeros_(self.value)
-        nn.init.zeros_(self.offset)
+        nn.init.zeros_(self.filter_scale)
+        nn.init.zeros_(self.filter_bias)
 
     @torch.no_grad()
-    def set_from_plain(self, weight: Tensor) -> list[tuple[LearnableConv2d, float]]:
-        """Exact: the plain kernel is the base filter, or for 1x1 every region's offset."""
+    def load_conv_weight_(self, weight: Tensor) -> list[tuple[LearnableConv2d, float]]:
+        """Exact: the plain kernel is the base filter, or for 1x1 every region's ``filter_bias``."""
         if self.weight is None and weight.shape[2:] != (1, 1):
             raise ValueError(
                 f"without base_weight a region's {tuple(weight.shape[2:])} filter has one spatial "
@@ -131,43 +134,45 @@ class DRConv2d(LearnableConv2d):
         if self.weight is not None:
             self.weight.copy_(weight)
         else:
-            self.offset.copy_(weight[..., 0, 0])
+            self.filter_bias.copy_(weight[..., 0, 0])
         return [(self, relative_error(weight, weight))]
 
-    def init_from_plain(self, weight: Tensor) -> None:
+    def init_from_conv_weight_(self, weight: Tensor) -> None:
         """The plain kernel's function; without a base filter, filters of its deviation."""
         if self.weight is not None:
-            self.set_from_plain(weight)
+            self.load_conv_weight_(weight)
         else:
             self._draw_filters(weight.float().std(correction=0).item())
 
     def _draw_filters(self, deviation: float) -> None:
-        """Draw generated filters, half of their variance in the offset."""
-        # Every value is multiplied by a sigmoid near one half, and summed with a region's others.
-        nn.init.normal_(self.value, std=2 * deviation / math.sqrt(2 * self.value.shape[3]))
-        nn.init.normal_(self.offset, std=deviation / math.sqrt(2))
+        """Draw generated filters, half of their variance in ``filter_bias``."""
+        # Every scale is multiplied by a sigmoid near one half, and summed with a region's others.
+        nn.init.normal_(
+            self.filter_scale, std=2 * deviation / math.sqrt(2 * self.filter_scale.shape[3])
+        )
+        nn.init.normal_(self.filter_bias, std=deviation / math.sqrt(2))
 
-    def multiply_adds(self, output_size: Sequence[int]) -> dict[str, int]:
-        """A base filter is added to the generated ones, so that one convolution does for both."""
+    def macs(self, output_size: Sequence[int]) -> dict[str, int]:
+        """Base and generated filters are summed, so one convolution counts."""
         taps = math.prod(self.kernel_size)
-        filters = self.value.numel() + self.hidden_weight.numel()
+        filters = self.filter_scale.numel() + self.hidden_weight.numel()
         guide = self.regions * self.in_channels * taps * math.prod(output_size)
-        parts = super().multiply_adds(output_size)
+        parts = super().macs(output_size)
         return parts | dict(guide=guide * self.own_guide, generator=taps * filters)
 
     def guide(self, input: Tensor) -> Tensor:
         """The layer's own guide, ``(N, regions, H', W')``."""
-        padded, padding = self._padded(input)
-        return F.conv2d(
-            padded, self.guide_weight, self.guide_bias, self.stride, padding, self.dilation
-        )
+        return self._guide(*self._padded(input))
+
+    def _guide(self, padded: Tensor, geometry: Geometry) -> Tensor:
+        return F.conv2d(padded, self.guide_weight, self.guide_bias, *geometry[:3])
 
     def forward(self, input: Tensor, guide: Tensor | None = None) -> Tensor:
         """Convolve ``(N, in_channels, H, W)`` to ``nn.Conv2d``'s ``(N, out_channels, H', W')``.
 
         Args:
             input: the input.
-            guide: ``(N, regions, H', W')``, in place of the layer's own.
+            guide: ``(N, regions, H', W')``, in place of the layer's own. Default: the layer's own.
 
         Raises:
             ValueError: a guide is missing, not wanted, or of another size than the output.
@@ -177,28 +182,26 @@ class DRConv2d(LearnableConv2d):
             raise ValueError(
                 f"guide: {'given' if guide is not None else 'missing'}, but it {wants}"
             )
+        padded, geometry = self._padded(input)
         if guide is None:
-            guide = self.guide(input)
+            guide = self._guide(padded, geometry)
         pooled = F.adaptive_avg_pool2d(input, self.kernel_size)
         hidden = F.conv2d(pooled, self.hidden_weight[..., None, None], self.hidden_bias).sigmoid()
-        offset, base = self.offset, self.weight
-        if base is not None and self.kernel_size == (1, 1):
-            # A 1x1 base filter is an offset of all regions.
-            offset, base = offset + base[..., 0, 0], None
-        padded, padding = self._padded(input)
-        geometry = (self.stride, padding, self.dilation, self.groups)
         if self.hidden_channels == self.regions:
-            output = drconv2d_factorised(
-                padded, guide, hidden, self.value[..., 0], offset, *geometry
-            )
-        else:
-            patterns = hidden.unflatten(1, (self.regions, -1))
-            filters = torch.einsum("toci,ntiuv->ntocuv", self.value, patterns)
-            filters = filters + offset[..., None, None]
-            output = drconv2d(padded, guide, filters, *geometry)
-        if base is not None:
-            return self._laid_out(self._convolve(input, base).add_(output), input)
-        return self._finish(output, input)
+            factors = hidden, self.filter_scale[..., 0], self.filter_bias
+            arguments = padded, guide, *factors, self.bias, *geometry
+            return drconv2d_factorised(*arguments, base=self.weight)
+        patterns = hidden.unflatten(1, (self.regions, -1))
+        filters = torch.einsum("toci,ntiuv->ntocuv", self.filter_scale, patterns)
+        filters = filters + self.filter_bias[..., None, None]
+        return drconv2d(padded, guide, filters, self.bias, *geometry, base=self.weight)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        former = dict(value="filter_scale", offset="filter_bias")
+        renamed = {prefix + old: prefix + new for old, new in former.items()}
+        if any(key in state_dict for key in renamed):
+            state_dict = {renamed.get(key, key): value for key, value in state_dict.items()}
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
         parts = [super().extra_repr(), f"regions={self.regions}"]
@@ -209,6 +212,3 @@ class DRConv2d(LearnableConv2d):
         if not self.own_guide:
             parts.append("own_guide=False")
         return ", ".join(parts)
-
-
-CONV_LAYERS.register_module("DRConv", module=DRConv2d)

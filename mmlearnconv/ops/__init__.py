@@ -1,34 +1,17 @@
-"""Stateless operations on tensors; ``reference`` holds the definition of each."""
+"""Stateless operations on tensors, a function per operator; each decides how it runs by itself.
 
-from . import reference
-from .coc import orthogonalize
-from .dcls import dcls_kernel
-from .depthwise import depthwise_conv2d, depthwise_taps
-from .dk import dk_conv2d
-from .dke import dke_conv2d, dke_response, dke_taps
-from .drconv import drconv2d, drconv2d_factorised
-from .extension import is_compiled
-from .penalties import orthogonality, repulsion
-from .per_image import condconv2d, conv2d_per_image
-from .reference import associate_kernels, standardize
+Each module says in ``__all__`` what it gives to the package. ``mmlearnconv.ops.reference`` holds
+the definitions, which the tests compare with.
+"""
 
-__all__ = [
-    "associate_kernels",
-    "condconv2d",
-    "conv2d_per_image",
-    "dcls_kernel",
-    "depthwise_conv2d",
-    "depthwise_taps",
-    "dk_conv2d",
-    "dke_conv2d",
-    "dke_response",
-    "dke_taps",
-    "drconv2d",
-    "drconv2d_factorised",
-    "is_compiled",
-    "orthogonality",
-    "orthogonalize",
-    "reference",
-    "repulsion",
-    "standardize",
-]
+from typing import TYPE_CHECKING, Any
+
+from .._exports import exports
+
+_names = exports(__name__, __path__)
+globals().update(_names)
+__all__ = sorted(_names)
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any: ...

@@ -1,10 +1,38 @@
 """Operators that autograd, torch.compile and torch.func differentiate, once."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+
+def define(
+    name: str, schema: str, fake: Callable, flops: Callable[..., int] | None = None
+) -> Callable[[Callable], Callable]:
+    """Decorator: an operator, ``mmlearnconv::name``, of a function.
+
+    Compiled graphs hold it as one node, so that what it does, which may depend on numbers, does
+    not break them.
+
+    Args:
+        name: of the operator, without its namespace.
+        schema: its arguments and outputs.
+        fake: gives its outputs' shapes and dtypes.
+        flops: operations for PyTorch's counter; a multiply-add is two.
+    """
+
+    def register(function: Callable) -> Callable:
+        operator = torch.library.custom_op(
+            f"mmlearnconv::{name}", function, mutates_args=(), schema=schema
+        )
+        operator.register_fake(fake)
+        if flops is not None:
+            register_flop_formula(getattr(torch.ops.mmlearnconv, name))(flops)
+        return operator
+
+    return register
 
 
 def differentiable(name: str, backward: Callable, setup_context: Callable) -> Callable:
@@ -19,7 +47,7 @@ def differentiable(name: str, backward: Callable, setup_context: Callable) -> Ca
     """
     operator = getattr(torch.ops.mmlearnconv, name)
     torch.library.register_autograd(f"mmlearnconv::{name}", backward, setup_context=setup_context)
-    function = type(
+    function: Any = type(
         name,
         (torch.autograd.Function,),
         dict(
@@ -53,7 +81,13 @@ def differentiated_once(tensor: Tensor, name: str) -> Tensor:
     return tensor if torch.compiler.is_compiling() else _Once.apply(tensor, name)
 
 
-def _refuse(name: str) -> None:
+def wants_gradient(*tensors: Tensor) -> bool:
+    """Whether autograd will ask for a gradient; not in a trace, which sees no custom Function."""
+    wants = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    return wants and not torch.jit.is_tracing()
+
+
+def _refuse(name: str) -> NoReturn:
     raise RuntimeError(
         f"{name} has no derivative: the operation can be differentiated once, not twice. Leave "
         "out create_graph=True unless you differentiate a gradient again, which this layer cannot"

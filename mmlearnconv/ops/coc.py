@@ -1,10 +1,78 @@
-"""Kernels with orthonormal filters."""
+"""CoC: kernels that are convolved with their neighbours, and normalised."""
+
+from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
-from .autograd import differentiable, once
+from .autograd import define, differentiable, once
+from .dispatch import without_autocast
+
+__all__ = ["associate_kernels", "normalize_filters", "orthogonalize", "standardize"]
+
+STANDARDIZE_EPS = 1e-5
+
+
+def associate_kernels(
+    weight: Tensor,
+    super_weight: Tensor,
+    association: int,
+    dilation: Sequence[int],
+    skip: bool,
+    norms: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Kernels convolved with their neighbours on a sheet (Convolution of Convolution).
+
+    Every ``association ** 2`` kernels are laid side by side, ``(co a a) ci kh kw -> ci co (a kh)
+    (a kw)``, missing ones as zeros; each super layer convolves a sheet with the sheet's own super
+    kernel, shared over ``ci``; the sheet is cut back. In the weight's precision, autocast or not.
+
+    Args:
+        weight: ``(out, in / groups, kH, kW)``.
+        super_weight: ``(layers, sheets, rows, columns)``, odd sides.
+        association: kernels on a side of a sheet.
+        dilation: of the super kernels, rows and columns.
+        skip: whether a super layer adds its input.
+        norms: gain and mean of a layer norm after each super layer, ``(layers, sheets, association
+            * kH, association * kW)``, as the authors' released code has; super kernels are then
+            standardised first, to mean 0 and (sample) deviation 1. Default: ``None``.
+
+    Returns:
+        Tensor: as ``weight``.
+    """
+    out, per_group, rows, columns = weight.shape
+    a, sheets = association, super_weight.shape[1]
+    missing = weight.new_zeros(sheets * a * a - out, per_group, rows, columns)
+    picture = torch.cat([weight, missing]).reshape(sheets, a, a, per_group, rows, columns)
+    picture = picture.permute(3, 0, 1, 4, 2, 5).reshape(per_group, sheets, a * rows, a * columns)
+    padding = [d * (n // 2) for d, n in zip(dilation, super_weight.shape[2:], strict=True)]
+    with without_autocast(weight):
+        for layer, kernel in enumerate(super_weight):
+            if norms is not None:
+                deviation = kernel.std((1, 2), keepdim=True) + STANDARDIZE_EPS
+                kernel = (kernel - kernel.mean((1, 2), keepdim=True)) / deviation
+            moved = F.conv2d(picture, kernel[:, None], None, 1, padding, tuple(dilation), sheets)
+            if norms is not None:
+                gain, mean = (part[layer] for part in norms)
+                moved = F.layer_norm(moved, moved.shape[1:], gain, mean)
+            picture = picture + moved if skip else moved
+    picture = picture.reshape(per_group, sheets, a, rows, a, columns).permute(1, 2, 4, 0, 3, 5)
+    return picture.reshape(-1, per_group, rows, columns)[:out]
+
+
+def standardize(weight: Tensor, gain: Tensor, mean: Tensor) -> Tensor:
+    """``gain (W - mean(W)) / sqrt(var(W) + 1e-5) + mean``, filter by filter; both ``(out,)``."""
+    flat = weight.flatten(1)
+    centred = flat - flat.mean(1, keepdim=True)
+    scale = (flat.var(1, correction=0, keepdim=True) + STANDARDIZE_EPS).sqrt()
+    return (gain[:, None] * centred / scale + mean[:, None]).view_as(weight)
+
+
+def normalize_filters(weight: Tensor, gain: Tensor, mean: Tensor) -> Tensor:
+    """A layer norm over each filter; ``gain`` and ``mean`` are ``(in / groups, kH, kW)``."""
+    with without_autocast(weight):
+        return F.layer_norm(weight, weight.shape[1:], gain, mean)
 
 
 def orthogonalize(weight: Tensor) -> Tensor:
@@ -32,11 +100,23 @@ def orthogonalize(weight: Tensor) -> Tensor:
     return _polar(weight.flatten(1))[0].view_as(weight)
 
 
-@torch.library.custom_op(
-    "mmlearnconv::orthogonalize",
-    mutates_args=(),
-    schema="(Tensor filters) -> (Tensor, Tensor, Tensor)",
-)
+def _inverse(values: Tensor) -> Tensor:
+    """``1 / values``, zero where they are."""
+    return torch.where(values == 0, 0, 1 / values)
+
+
+def _fake_polar(filters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    count = len(filters)
+    vectors = filters.new_empty((count, count), dtype=torch.double)
+    return torch.empty_like(filters), vectors, vectors.new_empty(count)
+
+
+def _polar_flops(filters, *_, **__) -> int:
+    """Its three matrix products; finding eigenvectors has no fixed number."""
+    return 6 * filters[0] ** 2 * filters[1]
+
+
+@define("orthogonalize", "(Tensor filters) -> (Tensor, Tensor, Tensor)", _fake_polar, _polar_flops)
 def _polar_forward(filters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The orthonormal factor; left singular vectors and singular values, in float64."""
     exact = filters.double()
@@ -48,10 +128,10 @@ def _polar_forward(filters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return factor.to(filters.dtype), vectors.contiguous(), values
 
 
-@torch.library.custom_op(
-    "mmlearnconv::orthogonalize_backward",
-    mutates_args=(),
-    schema="(Tensor grad, Tensor factor, Tensor vectors, Tensor values) -> Tensor",
+@define(
+    "orthogonalize_backward",
+    "(Tensor grad, Tensor factor, Tensor vectors, Tensor values) -> Tensor",
+    lambda grad, factor, *_: torch.empty_like(factor),
 )
 def _polar_backward(grad: Tensor, factor: Tensor, vectors: Tensor, values: Tensor) -> Tensor:
     """``K F + H^-1 (G - G F^T F)``, where ``V = H F`` and ``H K + K H = G F^T - F G^T``."""
@@ -63,25 +143,6 @@ def _polar_backward(grad: Tensor, factor: Tensor, vectors: Tensor, values: Tenso
     return (turned @ exact + beyond).to(grad.dtype)
 
 
-def _inverse(values: Tensor) -> Tensor:
-    """``1 / values``, zero where they are."""
-    return torch.where(values == 0, 0, 1 / values)
-
-
-@_polar_forward.register_fake
-def _(filters):
-    count = len(filters)
-    vectors = filters.new_empty((count, count), dtype=torch.double)
-    return torch.empty_like(filters), vectors, vectors.new_empty(count)
-
-
-@register_flop_formula(torch.ops.mmlearnconv.orthogonalize)
-def _polar_flops(filters, *_, **__) -> int:
-    """Its three matrix products; finding eigenvectors has no fixed number."""
-    return 6 * filters[0] ** 2 * filters[1]
-
-
-_polar_backward.register_fake(lambda grad, factor, *_: torch.empty_like(factor))
 _polar_gradient = once("orthogonalize_backward")
 _polar = differentiable(
     "orthogonalize",

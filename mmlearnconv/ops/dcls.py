@@ -1,15 +1,77 @@
-"""Kernel construction for dilated convolutions with learnable spacings."""
+"""DCLS: dilated convolution with learnable spacings."""
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from .extension import has_kernels, operator
-from .nan import nan_if_any
-from .reference import GAUSS_WIDTH, NORM_EPS, TRIANGLE_WIDTH, within
+from .autograd import differentiable, once
+from .depthwise import convolve, depthwise_taps
+from .dispatch import in_full_precision, is_cpu, use_compiled
+from .extension import compiled
+from .geometry import geometry_of
+from .interpolation import nan_if_any, within
+
+__all__ = ["dcls_conv2d", "dcls_kernel"]
 
 INTERPOLATIONS = ("bilinear", "gauss", "triangle")
+# The authors' package: least widths, and what a sum that divides is kept above zero by.
+TRIANGLE_WIDTH = 1.0
+GAUSS_WIDTH = 0.27
+NORM_EPS = 1e-7
+
+
+def dcls_conv2d(
+    input: Tensor,
+    weight: Tensor,
+    positions: Tensor,
+    window: Sequence[int],
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    *,
+    interpolation: str = "bilinear",
+    width: Tensor | None = None,
+) -> Tensor:
+    """Dilated convolution with learnable spacings (Khalfaoui-Hassani et al. 2023).
+
+    A convolution with :func:`dcls_kernel`. Depthwise and bilinear on the CPU, where the elements
+    touch fewer cells than the window has, only these are multiplied.
+
+    Args:
+        input: ``(N, C, H, W)``.
+        weight: ``(out, C / groups, count)``.
+        positions: ``(2, out, C / groups, count)``, in cells relative to the window's centre cell.
+        window: its rows and columns.
+        bias: ``(out,)`` or ``None``. Default: ``None``.
+        stride, padding, dilation, groups: as ``F.conv2d``, of the window.
+        interpolation: ``'bilinear'``, ``'gauss'`` or ``'triangle'``. Default: ``'bilinear'``.
+        width: as ``positions``; ``None`` is zero. Not used by ``'bilinear'``.
+
+    Returns:
+        Tensor: ``(N, out, H', W')``.
+
+    Raises:
+        ValueError: a shape that does not fit, or an unknown interpolation.
+    """
+    geometry = geometry_of(stride, padding, dilation, groups)
+    depthwise = groups == input.shape[1] == len(weight)
+    sparse = 4 * weight.shape[2] < window[0] * window[1]
+    # Measured to win on the CPU.
+    if (
+        depthwise
+        and interpolation == "bilinear"
+        and sparse
+        and is_cpu(input)
+        and use_compiled(input)
+    ):
+        taps = in_full_precision(dcls_taps, weight, positions, window)
+        return depthwise_taps(input, *taps, window, bias, *geometry[:3])
+    kernel = dcls_kernel(weight, positions, window, interpolation, width)
+    return convolve(input, kernel, bias, *geometry)
 
 
 def dcls_kernel(
@@ -21,7 +83,8 @@ def dcls_kernel(
 ) -> Tensor:
     """Dense kernel of a DCLS convolution, without a tensor of window times count.
 
-    The definition is :func:`mmlearnconv.ops.reference.dcls_kernel`. Bilinear elements touch
+    The definition is :func:`mmlearnconv.ops.reference.dcls_kernel`. It is built in float32 at
+    least, autocast or not, and given in the weight's dtype. Bilinear elements touch
     ``2 ** D`` cells each, which are scattered into the window; the other two interpolations are
     separable, so the kernel is a product of a ``(rows, count)`` and a ``(count, columns)`` matrix.
     A position that is not a number makes all of its kernel's cells NaN.
@@ -47,13 +110,15 @@ def dcls_kernel(
         )
     if width is not None and width.shape != expected:
         raise ValueError(f"width: shape {tuple(width.shape)}; expected {expected}")
-    if interpolation == "bilinear":
-        if has_kernels(weight):
-            return operator("dcls_kernel")(weight, positions, size)
-        return _scattered_kernel(weight, positions, size)
-    if interpolation in INTERPOLATIONS:
-        return _separable_kernel(weight, positions, size, interpolation, width)
-    raise ValueError(f"interpolation: {interpolation!r}; allowed are {INTERPOLATIONS}")
+    if interpolation not in INTERPOLATIONS:
+        raise ValueError(f"interpolation: {interpolation!r}; allowed are {INTERPOLATIONS}")
+    if interpolation != "bilinear":
+        arguments = weight, positions, size, interpolation, width
+        kernel = in_full_precision(_separable_kernel, *arguments)
+    else:
+        build = _compiled_kernel if use_compiled(weight) else _scattered_kernel
+        kernel = in_full_precision(build, weight, positions, size)
+    return kernel.to(weight.dtype)
 
 
 def _scattered_kernel(weight: Tensor, positions: Tensor, size: Sequence[int]) -> Tensor:
@@ -78,8 +143,8 @@ def dcls_taps(weight: Tensor, positions: Tensor, size: Sequence[int]) -> tuple[T
         from the window's first; what falls outside the window is a zero on its edge.
     """
     lower, parts = [], []
-    for axis, cells in enumerate(size):
-        q = within(positions[axis] + cells // 2, -2, cells + 1)
+    for axis, length in enumerate(size):
+        q = within(positions[axis] + length // 2, -2, length + 1)
         f = q.detach().floor()
         r = q - f
         lower.append(f.nan_to_num().long())
@@ -107,7 +172,7 @@ def _separable_kernel(
     interpolation: str,
     width: Tensor | None,
 ) -> Tensor:
-    profiles = separable_profiles(positions, size, interpolation, width)
+    profiles = _separable_profiles(positions, size, interpolation, width)
     norm = profiles[0].sum(-1)
     for profile in profiles[1:]:
         norm = norm * profile.sum(-1)
@@ -119,7 +184,7 @@ def _separable_kernel(
     return (rows.transpose(2, 3) @ profiles[-1]).unflatten(2, tuple(size[:-1]))
 
 
-def separable_profiles(
+def _separable_profiles(
     positions: Tensor, size: Sequence[int], interpolation: str, width: Tensor | None
 ) -> list[Tensor]:
     """Unnormalised response of the elements along each axis, ``(out, in / groups, count, n)``."""
@@ -133,3 +198,55 @@ def separable_profiles(
         else:
             profiles.append((-0.5 * (distance / (GAUSS_WIDTH + w)) ** 2).exp())
     return profiles
+
+
+def fit_weights(
+    kernel: Tensor,
+    positions: Tensor,
+    width: Tensor,
+    size: Sequence[int],
+    interpolation: str,
+) -> Tensor:
+    """Weights of elements at given positions whose kernel is the nearest to a dense one.
+
+    Args:
+        kernel: ``(out, in / groups, *size)``.
+        positions, width, size: as :func:`dcls_kernel`.
+        interpolation: ``'gauss'`` or ``'triangle'``.
+
+    Returns:
+        Tensor: ``(out, in / groups, count)``, float64: the least-squares solution.
+    """
+    profiles = _separable_profiles(positions.double(), size, interpolation, width.double())
+    profiles = [p / p.sum(-1, keepdim=True) for p in profiles]
+    gram = math.prod(p @ p.mT for p in profiles)
+    # Contract the kernel with every element's profile, axis by axis.
+    moment = kernel.double()[:, :, None]
+    for profile in profiles:
+        view = (..., *(None,) * (moment.ndim - 4))
+        moment = (moment * profile[view]).sum(3)
+    return torch.linalg.solve(gram, moment)
+
+
+def _kernel_context(ctx, inputs, output) -> None:
+    *tensors, ctx.size = inputs
+    ctx.save_for_backward(*tensors)
+
+
+_kernel_gradients = compiled(
+    "dcls_kernel_backward",
+    lambda _, weight, positions, __: (
+        weight.new_empty(weight.shape),
+        positions.new_empty(positions.shape),
+    ),
+    once,
+)
+_compiled_kernel = compiled(
+    "dcls_kernel",
+    lambda weight, _, size: weight.new_empty(*weight.shape[:2], *size),
+    lambda name: differentiable(
+        name,
+        lambda ctx, grad: (*_kernel_gradients(grad, *ctx.saved_tensors, ctx.size), None),
+        _kernel_context,
+    ),
+)

@@ -1,16 +1,29 @@
 """Depthwise convolution with large kernels, dilated ones, and ones of few taps."""
 
 from collections.abc import Sequence
+from math import prod
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
-from . import reference
-from .autocast import to_autocast_dtype
-from .extension import depthwise_input_grad, has_kernels, is_compiled, operator
-from .layout import lay_out
-from .nan import nan_if_any
+from .autograd import differentiable, once
+from .dispatch import (
+    accumulate_dtype,
+    add_bias_and_format,
+    empty_like,
+    is_cpu,
+    match_memory_format,
+    to_autocast_dtype,
+    use_compiled,
+)
+from .extension import compiled, has_extension
+from .geometry import conv_output_size, each_axis, geometry_of
+from .interpolation import nan_if_any
+
+__all__ = ["depthwise_conv2d", "depthwise_taps"]
 
 # PyTorch's planar depthwise kernels on the CPU end at 14 columns; wider ones fall to a path 10 to
 # 30 times slower, while the channels_last kernels keep their pace.
@@ -22,13 +35,38 @@ _LARGE = 5
 _FFT = 11
 
 
+def convolve(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """``F.conv1d``, ``conv2d`` or ``conv3d`` by the kernel's axes, the fast one where depthwise.
+
+    Args:
+        input: ``(N, C, ...)``.
+        weight: ``(out, C / groups, ...)``.
+        bias: ``(out,)`` or ``None``.
+        stride, padding, dilation: a number for each axis.
+        groups: as ``F.conv2d``.
+    """
+    geometry = tuple(stride), tuple(padding), tuple(dilation)
+    if weight.ndim == 4 and groups == input.shape[1] == len(weight):
+        return depthwise_conv2d(input, weight, bias, *geometry)
+    function = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}[weight.ndim]
+    return function(input, weight, bias, *geometry, groups)
+
+
 def depthwise_conv2d(
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    stride: tuple[int, int] = (1, 1),
-    padding: tuple[int, int] = (0, 0),
-    dilation: tuple[int, int] = (1, 1),
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
 ) -> Tensor:
     """``F.conv2d(..., groups=channels)``, made fast on the CPU where PyTorch is slow.
 
@@ -43,73 +81,95 @@ def depthwise_conv2d(
         input: ``(N, C, H, W)``.
         weight: ``(C, 1, kH, kW)``.
         bias: ``(C,)`` or ``None``.
-        stride: rows and columns.
-        padding: rows and columns, of zeros.
-        dilation: rows and columns.
+        stride, padding, dilation: as ``F.conv2d``, one number or rows and columns.
 
     Returns:
         Tensor: ``(N, C, H', W')``.
     """
     input, weight, bias = to_autocast_dtype(input, weight, bias)
+    *geometry, groups = geometry_of(stride, padding, dilation, len(weight))
     size = weight.shape[2:]
-    large = max(size) >= (_LARGE if is_compiled() else _FFT)
-    dilated = any(d > 1 and k > 1 for d, k in zip(dilation, size, strict=True))
+    large = max(size) >= (_LARGE if has_extension() else _FFT)
+    dilated = any(d > 1 and k > 1 for d, k in zip(geometry[2], size, strict=True))
     if (
-        not (large or (dilated and is_compiled()))
-        or not _is_ours(input)
+        not (large or (dilated and has_extension()))
+        or not _is_fast_here(input)
         or input.dtype != weight.dtype
         or input.numel() == 0
     ):
-        return F.conv2d(input, weight, bias, stride, padding, dilation, weight.shape[0])
-    if dilated and is_compiled():
-        cells = torch.cartesian_prod(*(torch.arange(k) for k in size)).expand(len(weight), 1, -1, 2)
-        values = weight.flatten(2)
-        return depthwise_taps(input, values, cells, bias, size, stride, padding, dilation)
+        return F.conv2d(input, weight, bias, *geometry, groups)
+    if dilated and has_extension():
+        cells = torch.cartesian_prod(*(torch.arange(k) for k in size)).expand(groups, 1, -1, 2)
+        return depthwise_taps(input, weight.flatten(2), cells, size, bias, *geometry)
     map_ = input.contiguous(memory_format=torch.channels_last) if max(size) >= _WIDE else input
-    geometry = (tuple(stride), tuple(padding), tuple(dilation))
-    if is_compiled() or _is_plain(size, *geometry):
-        output = _DepthwiseConv2d.apply(map_, weight, bias, *geometry)
+    if has_extension() or _is_plain(size, *geometry):
+        output = DepthwiseFunction.apply(map_, weight, bias, *geometry)
     else:
-        output = F.conv2d(map_, weight, bias, *geometry, weight.shape[0])
-    return lay_out(output, input)
+        output = F.conv2d(map_, weight, bias, *geometry, groups)
+    return match_memory_format(output, input)
 
 
 def depthwise_taps(
     input: Tensor,
     values: Tensor,
     cells: Tensor,
-    bias: Tensor | None,
-    size: Sequence[int],
-    stride: Sequence[int] = (1, 1),
-    padding: Sequence[int] = (0, 0),
-    dilation: Sequence[int] = (1, 1),
+    window: Sequence[int],
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
 ) -> Tensor:
-    """Depthwise convolution whose kernel is a list of taps; what it costs goes with their number.
+    """Depthwise convolution whose kernels are lists of taps on the cells of a window.
 
-    The definition, with the arguments' shapes, is
-    :func:`mmlearnconv.ops.reference.depthwise_taps`; taps outside the window are for the caller to
-    leave out. A value that is not a number makes all outputs of its kernel NaN. The output has the
-    input's memory format.
+    ``O_cm(x) = b_cm + sum_t values[c, m, t] I_c(x + cells[c, m, t])``; the cost scales with the
+    number of taps, whatever the window. Taps on one cell add. A value that is not a number makes
+    all outputs of its kernel NaN. The output has the input's memory format.
+
+    Args:
+        input: ``(N, C, H, W)``.
+        values: ``(C, multiplier, taps)``.
+        cells: ``(C, multiplier, taps, 2)``, row and column from the window's first cell, integers
+            within it: taps outside are for the caller to leave out.
+        window: its rows and columns.
+        bias: ``(C * multiplier,)`` or ``None``.
+        stride, padding, dilation: as ``F.conv2d``, of the window.
+
+    Returns:
+        Tensor: ``(N, C * multiplier, H', W')``.
     """
     (input,) = to_autocast_dtype(input)
-    geometry = tuple(stride), tuple(padding), tuple(dilation)
-    if not has_kernels(input):
-        values = values.to(input.dtype)
-        kernels = reference.dense_taps(values, cells, size)
-        # A plain depthwise convolution for each of a channel's outputs has fast paths.
-        outputs = [depthwise_conv2d(input, k[:, None], None, *geometry) for k in kernels.unbind(1)]
-        output = torch.stack(outputs, 2).flatten(1, 2)
-        output = output + nan_if_any(values, 2).flatten()[:, None, None]
-        if bias is not None:
-            output = output + bias.to(output.dtype)[:, None, None]
-        return lay_out(output, input)
-    output_size = reference.conv_output_size(input.shape[2:], size, *geometry)
-    return operator("depthwise_taps")(input, values, cells, bias, output_size, *geometry)
+    geometry = tuple(each_axis(value) for value in (stride, padding, dilation))
+    if use_compiled(input):
+        output_size = conv_output_size(input.shape[2:], window, *geometry)
+        return _taps(input, values, cells, bias, output_size, *geometry)
+    values = values.to(input.dtype)
+    # A plain depthwise convolution for each of a channel's outputs has fast paths.
+    outputs = [
+        depthwise_conv2d(input, kernel[:, None], None, *geometry)
+        for kernel in taps_to_kernels(values, cells, window).unbind(1)
+    ]
+    output = torch.stack(outputs, 2).flatten(1, 2)
+    output = output + nan_if_any(values, 2).flatten()[:, None, None]
+    return add_bias_and_format(output, bias, input)
 
 
-def _is_ours(input: Tensor) -> bool:
+def taps_to_kernels(values: Tensor, cells: Tensor, window: Sequence[int]) -> Tensor:
+    """The dense kernels of lists of taps, ``(C, multiplier, rows, columns)``.
+
+    Args:
+        values, cells, window: as :func:`depthwise_taps`; taps outside count for nothing.
+    """
+    rows, columns = cells.unbind(3)
+    inside = (rows >= 0) & (rows < window[0]) & (columns >= 0) & (columns < window[1])
+    index = torch.where(inside, rows * window[1] + columns, 0)
+    kernels = values.new_zeros(*values.shape[:2], window[0] * window[1])
+    kernels = kernels.scatter_add(2, index, torch.where(inside, values, 0))
+    return kernels.unflatten(2, tuple(window))
+
+
+def _is_fast_here(input: Tensor) -> bool:
     # A trace, by which complexity is counted, does not see into a custom Function.
-    fast = input.device.type == "cpu" and input.dtype in (torch.float32, torch.bfloat16)
+    fast = is_cpu(input) and input.dtype in (torch.float32, torch.bfloat16)
     return fast and not torch.jit.is_tracing()
 
 
@@ -124,7 +184,7 @@ def _is_plain(
     return stride == dilation == (1, 1) and within
 
 
-class _DepthwiseConv2d(torch.autograd.Function):
+class DepthwiseFunction(torch.autograd.Function):
     """Depthwise convolution with a backward pass of its own."""
 
     generate_vmap_rule = True
@@ -158,13 +218,12 @@ class _DepthwiseConv2d(torch.autograd.Function):
                 flipped = [k - 1 - p for k, p in zip(size, padding, strict=True)]
                 grad_input = F.conv2d(grad, weight.flip(2, 3), None, 1, flipped, 1, len(weight))
             else:
-                grad_input = depthwise_input_grad(grad, input, weight, *ctx.geometry)
+                grad_input = _input_grad(grad, input, weight, *ctx.geometry)
         if ctx.needs_input_grad[1]:
-            if is_compiled():
-                dtype = torch.promote_types(input.dtype, torch.float32)
-                grad_weight = operator("depthwise_weight_grad")(
-                    input.to(dtype), grad.to(dtype), size, stride, padding, dilation
-                ).to(weight.dtype)
+            if has_extension():
+                dtype = accumulate_dtype(input.dtype)
+                arguments = input.to(dtype), grad.to(dtype), size, stride, padding, dilation
+                grad_weight = _weight_grad(*arguments).to(weight.dtype)
             else:
                 grad_weight = correlate(input, grad, size, padding)
         if ctx.needs_input_grad[2]:
@@ -179,7 +238,7 @@ def correlate(
 
     ``out[c, 0, u, v] = sum_nij input[n, c, i + u - p_y, j + v - p_x] * grad[n, c, i, j]``.
     """
-    dtype = torch.promote_types(input.dtype, torch.float32)
+    dtype = accumulate_dtype(input.dtype)
     # Long enough that no lag of the kernel wraps around onto data, and to hold them all.
     lengths = [
         _fast_length(max(max(n, m) + max(p, k - 1 - p), k))
@@ -202,3 +261,90 @@ def _fast_length(n: int) -> int:
         if rest == 1:
             return n
         n += 1
+
+
+def _input_grad(
+    grad: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> Tensor:
+    """PyTorch's input gradient of a depthwise convolution, of any geometry."""
+    return torch.ops.aten.convolution_backward(
+        *(grad, input, weight, None, stride, padding, dilation, False, [0, 0], input.shape[1]),
+        [True, False, False],
+    )[0]
+
+
+# The compiled operators.
+
+
+def _weight_grad_context(ctx, inputs, output) -> None:
+    input, grad, _, *ctx.geometry = inputs
+    ctx.save_for_backward(input, grad)
+
+
+def _weight_grad_backward(ctx, weight: Tensor) -> tuple[Tensor | None, ...]:
+    """It is linear in the input and in the gradient; ``weight`` stands where the kernel would."""
+    input, grad = ctx.saved_tensors
+    grad_input = _input_grad(grad, input, weight, *ctx.geometry)
+    grad_grad = F.conv2d(input, weight, None, *ctx.geometry, input.shape[1])
+    return grad_input, grad_grad, None, None, None, None
+
+
+def _fake_taps(
+    input: Tensor,
+    values: Tensor,
+    cells: Tensor,
+    bias: Tensor | None,
+    output_size: Sequence[int],
+    *_: Sequence[int],
+) -> Tensor:
+    return empty_like(input, (input.shape[0], values.shape[0] * values.shape[1], *output_size))
+
+
+def _fake_taps_gradients(
+    grad: Tensor, input: Tensor, values: Tensor, cells: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor]:
+    *_, needs_input, needs_values = rest
+    grad_input = empty_like(input, input.shape) if needs_input else input.new_empty(0)
+    return grad_input, values.new_empty(values.shape if needs_values else 0)
+
+
+def _taps_context(ctx, inputs, output) -> None:
+    input, values, cells, bias, _, *ctx.geometry = inputs
+    ctx.save_for_backward(input, values, cells)
+    ctx.bias_dtype = None if bias is None else bias.dtype
+
+
+def _taps_backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    needs_input, needs_values = ctx.needs_input_grad[:2]
+    grad_input, grad_values = _taps_gradients(
+        grad, *ctx.saved_tensors, *ctx.geometry, needs_input, needs_values
+    )
+    return (
+        grad_input if needs_input else None,
+        grad_values if needs_values else None,
+        None,
+        grad.sum((0, 2, 3), dtype=ctx.bias_dtype) if ctx.needs_input_grad[3] else None,
+        *(None,) * 4,
+    )
+
+
+def _taps_with_derivative(name: str) -> Any:
+    # A multiply-add is two operations to PyTorch's counter.
+    register_flop_formula(torch.ops.mmlearnconv.depthwise_taps)(
+        lambda _, values, *rest, out_shape, **__: 2 * prod(out_shape) * values[2]
+    )
+    return differentiable(name, _taps_backward, _taps_context)
+
+
+_weight_grad = compiled(
+    "depthwise_weight_grad",
+    lambda input, grad, size, *_: input.new_empty(input.shape[1], 1, *size),
+    lambda name: differentiable(name, _weight_grad_backward, _weight_grad_context),
+)
+_taps_gradients = compiled("depthwise_taps_backward", _fake_taps_gradients, once)
+_taps = compiled("depthwise_taps", _fake_taps, _taps_with_derivative)

@@ -1,9 +1,36 @@
-"""Autocast for operations that are not PyTorch's own."""
+"""The one place that decides where, in which precision and memory format an operation runs."""
 
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from . import extension
+
+# Device
+
+
+def is_cpu(tensor: Tensor) -> bool:
+    """Whether numbers may be read on the host: on a GPU that waits, and ends a CUDA graph."""
+    return tensor.device.type == "cpu"
+
+
+def use_compiled(tensor: Tensor) -> bool:
+    """Whether the compiled operations run on this tensor's device.
+
+    Not in a trace, by which complexity is counted: it does not see into operators.
+    """
+    return extension.has_kernels_for(tensor.device.type) and not torch.jit.is_tracing()
+
+
+# Precision
+
+
+def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of sums: float32, or float64 where the numbers are."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def to_autocast_dtype(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -23,5 +50,49 @@ def without_autocast(tensor: Tensor) -> AbstractContextManager:
     return torch.autocast(device, enabled=False) if _has_autocast(device) else nullcontext()
 
 
+def in_full_precision(function: Callable, *arguments: Any) -> Any:
+    """Call a function without autocast, its tensors in float32 at least.
+
+    For positions, offsets and all that says where to look: in half precision they move by steps.
+    """
+    tensors = [a for a in arguments if isinstance(a, Tensor)]
+    with without_autocast(tensors[0]):
+        return function(
+            *(a.to(accumulate_dtype(a.dtype)) if isinstance(a, Tensor) else a for a in arguments)
+        )
+
+
 def _has_autocast(device: str) -> bool:
     return device != "meta"
+
+
+# Memory format: outputs have the input's, as those of nn.Conv2d. Not only for speed: mmcv's
+# operations, RoIAlign for one, read a map's memory as NCHW whatever its strides say.
+
+
+def is_channels_last(input: Tensor) -> bool:
+    """Whether a map is channels_last and nothing else."""
+    return not input.is_contiguous() and input.is_contiguous(memory_format=torch.channels_last)
+
+
+def empty_like(input: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
+    """An empty map of another shape in the input's memory format."""
+    return torch.empty(
+        shape, dtype=dtype or input.dtype, device=input.device, memory_format=_format_of(input)
+    )
+
+
+def match_memory_format(output: Tensor, input: Tensor) -> Tensor:
+    """The output in the input's memory format."""
+    return output.contiguous(memory_format=_format_of(input))
+
+
+def add_bias_and_format(output: Tensor, bias: Tensor | None, input: Tensor) -> Tensor:
+    """The output plus the bias, if any, in the input's memory format."""
+    if bias is not None:
+        output = output + bias.to(output.dtype)[:, None, None]
+    return match_memory_format(output, input)
+
+
+def _format_of(input: Tensor) -> torch.memory_format:
+    return torch.channels_last if is_channels_last(input) else torch.contiguous_format

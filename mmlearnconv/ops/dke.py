@@ -1,4 +1,4 @@
-"""Differentiable kernel evolution: kernels whose taps move over the input by gradient descent."""
+"""DKE: differentiable kernel evolution, kernels whose taps move by gradient descent."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -7,35 +7,153 @@ from math import prod
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
-from . import reference
-from .autocast import to_autocast_dtype, without_autocast
-from .autograd import differentiable, differentiated_once, once
-from .depthwise import depthwise_taps
-from .extension import has_kernels
-from .layout import empty_like, lay_out
-from .reference import conv_output_size
+from .autograd import define, differentiable, differentiated_once, once
+from .depthwise import convolve, depthwise_taps
+from .dispatch import (
+    accumulate_dtype,
+    add_bias_and_format,
+    empty_like,
+    in_full_precision,
+    match_memory_format,
+    to_autocast_dtype,
+    use_compiled,
+    without_autocast,
+)
+from .geometry import conv_output_size, geometry_of
 
-# Numbers that one tile's interpolated input may take: 4 MB in float32.
+__all__ = ["dke_conv2d", "dke_kernel", "dke_response"]
+
+INTERPOLATIONS = ("gauss", "bilinear")
+# Elements that one tile's interpolated input may take: 4 MB in float32.
 _TILE = 2**20
+
+
+def dke_conv2d(
+    input: Tensor,
+    weight: Tensor,
+    positions: Tensor,
+    window: Sequence[int],
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    *,
+    attention: Tensor | None = None,
+    interpolation: str = "gauss",
+    alpha: Tensor | float = 2.0,
+    radius: float = 2.0,
+) -> Tensor:
+    """Convolution at learned real positions of every input channel.
+
+    ``O(x) = sum_c sum_y a_y(x) f_c(x + y) w_c(y) + b``, ``f_c(x + y) = sum_s G_c(s, y) f_c(x + s)``
+    with G of :func:`dke_response` (Differentiable Kernel Evolution, Eq. 13-15). An interpolated
+    im2col and one matrix product, in tiles of rows; depthwise without attention, a convolution with
+    :func:`dke_kernel`.
+
+    Args:
+        input: ``(N, C, H, W)``.
+        weight: ``(out, C / groups, points)``.
+        positions: ``(C, points, 2)``, or ``(1, points, 2)`` for all channels, row and column in
+            cells from the window's centre. A cell beyond the window counts for nothing.
+        window: its rows and columns.
+        bias: ``(out,)`` or ``None``. Default: ``None``.
+        stride, padding, dilation, groups: as ``F.conv2d``, of the window.
+        attention: a, ``(N, points, H', W')``. Default: one everywhere.
+        interpolation: ``'gauss'`` or ``'bilinear'``. Default: ``'gauss'``.
+        alpha, radius: of ``'gauss'``, sharpness and reach in cells. Default: 2, 2.
+
+    Returns:
+        Tensor: ``(N, out, H', W')``.
+
+    Raises:
+        ValueError: an unknown interpolation.
+    """
+    geometry = geometry_of(stride, padding, dilation, groups)
+    if attention is None and groups == input.shape[1] == len(weight):
+        kernel = dke_kernel(weight, positions, window, groups, interpolation, alpha, radius)
+        return convolve(input, kernel, bias, *geometry)
+    arguments = positions, window, interpolation, alpha, radius
+    values, cells = in_full_precision(dke_taps, *arguments)
+    values = values.expand(input.shape[1], -1, -1)
+    cells = cells.expand(input.shape[1], -1, -1, -1)
+    original, (input, weight, attention) = input, to_autocast_dtype(input, weight, attention)
+    if use_compiled(input):
+        output = _interpolated(input, weight, values, cells, attention, tuple(window), *geometry)
+    else:
+        columns = depthwise_taps(input, values, cells, window, None, *geometry[:3])
+        if attention is not None:
+            columns = columns.unflatten(1, (input.shape[1], -1)) * attention[:, None]
+            columns = columns.flatten(1, 2)
+        output = F.conv2d(columns, weight.flatten(1)[..., None, None], groups=groups)
+    return add_bias_and_format(output, bias, original)
+
+
+def dke_kernel(
+    weight: Tensor,
+    positions: Tensor,
+    window: Sequence[int],
+    groups: int = 1,
+    interpolation: str = "gauss",
+    alpha: Tensor | float = 2.0,
+    radius: float = 2.0,
+) -> Tensor:
+    """The dense kernel of :func:`dke_conv2d` without attention, with its arguments.
+
+    Returns:
+        Tensor: ``(out, C / groups, *window)``, in the weight's dtype.
+    """
+    response = in_full_precision(dke_response, positions, window, interpolation, alpha, radius)
+    response = response.to(weight.dtype)
+    response = response.expand(weight.shape[1] * groups, -1, -1, -1).unflatten(0, (groups, -1))
+    with without_autocast(weight):
+        by_group = weight.unflatten(0, (groups, -1))
+        return torch.einsum("gocp,gcpuv->gocuv", by_group, response).flatten(0, 1)
 
 
 def dke_response(
     positions: Tensor,
-    size: Sequence[int],
+    window: Sequence[int],
     interpolation: str,
     alpha: Tensor | float,
     radius: float,
 ) -> Tensor:
-    """:func:`mmlearnconv.ops.reference.dke_response`, with its arguments, differentiable once.
+    """How much each cell of a window counts for the value at a real position.
 
-    The Gaussian's gradient is a definition, not the derivative of what it computes: a second one
-    would follow neither.
+    ``'gauss'``: ``G(s, y) = exp(-alpha |s - y|^2) / C`` over the cells with ``|s - y| <= radius``,
+    ``C`` their sum, constant in the backward pass, so that ``dG/dy = 2 alpha G (s - y)``
+    (Differentiable Kernel Evolution, Eq. 13-15): a definition, not the derivative of what it
+    computes, so a second derivative, which would follow neither, is refused. ``'bilinear'``: the
+    product of two tents.
+
+    Args:
+        positions: ``(..., 2)``, relative to the window's centre, in cells.
+        window: its rows and columns.
+        interpolation: ``'gauss'`` or ``'bilinear'``.
+        alpha, radius: of ``'gauss'``.
+
+    Returns:
+        Tensor: ``(..., rows, columns)``.
+
+    Raises:
+        ValueError: an unknown interpolation.
     """
+    if interpolation not in INTERPOLATIONS:
+        raise ValueError(f"interpolation: {interpolation!r}; allowed are {INTERPOLATIONS}")
     if interpolation == "gauss":
         positions = differentiated_once(positions, "the gradient of DKE's positions")
-    return reference.dke_response(positions, size, interpolation, alpha, radius)
+    y, x = (
+        torch.arange(n, dtype=positions.dtype, device=positions.device) - (n - 1) / 2
+        for n in window
+    )
+    dy = y[:, None] - positions[..., 0, None, None]
+    dx = x - positions[..., 1, None, None]
+    if interpolation == "bilinear":
+        return (1 - dy.abs()).relu() * (1 - dx.abs()).relu()
+    squared = dy**2 + dx**2
+    bell = torch.where(squared <= radius**2, torch.exp(-alpha * squared), 0)
+    return bell / bell.detach().sum((-2, -1), keepdim=True)
 
 
 def dke_taps(
@@ -45,12 +163,12 @@ def dke_taps(
     alpha: Tensor | float,
     radius: float,
 ) -> tuple[Tensor, Tensor]:
-    """:func:`~mmlearnconv.ops.dke_response` as lists of the cells that count.
+    """:func:`dke_response` as lists of the cells that count.
 
     Args:
         positions: ``(channels, points, 2)``, relative to the window's centre, in cells.
-        window: rows and columns.
-        interpolation, alpha, radius: as ``dke_response``.
+        window: its rows and columns.
+        interpolation, alpha, radius: as :func:`dke_response`.
 
     Returns:
         tuple[Tensor, Tensor]: values ``(channels, points, taps)``, and cells ``(..., taps, 2)``
@@ -58,13 +176,12 @@ def dke_taps(
     """
     # The cells within reach of a position lie in a square about the nearest one.
     reach = math.floor((radius if interpolation == "gauss" else 1) + 0.5)
-    middles = [(n - 1) / 2 for n in window]
     along = torch.arange(-reach, reach + 1, device=positions.device)
     cells, parts = [], []
-    for axis, middle in enumerate(middles):
-        place = positions[..., axis] + middle
-        nearest = place.detach().round()
-        parts.append(place - nearest)
+    for axis, size in enumerate(window):
+        location = positions[..., axis] + (size - 1) / 2
+        nearest = location.detach().round()
+        parts.append(location - nearest)
         cells.append(nearest.nan_to_num().long()[..., None] + along)
     side = 2 * reach + 1
     values = dke_response(torch.stack(parts, -1), (side, side), interpolation, alpha, radius)
@@ -72,67 +189,44 @@ def dke_taps(
     return values.flatten(2), torch.stack([rows, columns], -1).flatten(2, 3)
 
 
-def dke_conv2d(
-    input: Tensor,
-    weight: Tensor,
-    values: Tensor,
-    cells: Tensor,
-    window: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-    attention: Tensor | None = None,
-) -> Tensor:
-    """Convolution at learned real positions of every input channel.
-
-    The definition is :func:`mmlearnconv.ops.reference.dke_conv2d`, with the response given as
-    :func:`dke_taps` does: an interpolated im2col and one matrix product, in tiles of rows.
-
-    Args:
-        input: ``(N, C, H, W)``.
-        weight: ``(out, C / groups, points)``.
-        values: ``(C, points, taps)``.
-        cells: ``(C, points, taps, 2)``, row and column in the window.
-        window: rows and columns.
-        stride, dilation: rows and columns each.
-        padding: of the window.
-        groups: as ``F.conv2d``.
-        attention: ``(N, points, H', W')``.
-
-    Returns:
-        Tensor: ``(N, out, H', W')``.
-    """
-    input, weight, attention = to_autocast_dtype(input, weight, attention)
-    geometry = tuple(window), tuple(stride), tuple(padding), tuple(dilation)
-    if has_kernels(input):
-        return _interpolated(input, weight, values, cells, attention, groups, *geometry)
-    columns = depthwise_taps(input, values, cells, None, *geometry)
-    if attention is not None:
-        columns = (columns.unflatten(1, (input.shape[1], -1)) * attention[:, None]).flatten(1, 2)
-    return F.conv2d(columns, weight.flatten(1)[..., None, None], groups=groups)
-
-
 _ARGUMENTS = (
-    "Tensor input, Tensor weight, Tensor values, Tensor cells, Tensor? attention, SymInt groups, "
-    "SymInt[] window, SymInt[] stride, SymInt[] padding, SymInt[] dilation"
+    "Tensor input, Tensor weight, Tensor values, Tensor cells, Tensor? attention, "
+    "SymInt[] window, SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups"
 )
 
 
-@torch.library.custom_op(
-    "mmlearnconv::dke_conv", mutates_args=(), schema=f"({_ARGUMENTS}) -> Tensor"
-)
-def _interpolated_forward(
+def _fake(input, weight, values, cells, attention, *geometry):
+    size = conv_output_size(input.shape[2:], *geometry)
+    return empty_like(input, (input.shape[0], len(weight), *size))
+
+
+def _fake_gradients(grad, input, weight, values, cells, attention, *_):
+    return (
+        empty_like(input, input.shape),
+        weight.new_empty(weight.shape),
+        values.new_empty(values.shape),
+        input.new_empty(0) if attention is None else attention.new_empty(attention.shape),
+    )
+
+
+def _flops(input, weight, values, *_, out_shape, **__) -> int:
+    """The taps of every channel and point; then the product with the weight."""
+    locations = out_shape[0] * prod(out_shape[2:])
+    return 2 * locations * prod(values) + 2 * prod(out_shape) * prod(weight[1:])
+
+
+@define("dke_conv", f"({_ARGUMENTS}) -> Tensor", _fake, _flops)
+def _forward(
     input: Tensor,
     weight: Tensor,
     values: Tensor,
     cells: Tensor,
     attention: Tensor | None,
-    groups: int,
     *geometry: Sequence[int],
 ) -> Tensor:
     """Interpolated columns of the input times the weight, a tile of rows at a time."""
-    x, matrix, scores = _computed(input, weight.flatten(1)[..., None, None], attention)
+    *geometry, groups = geometry
+    x, matrix, scores = _prepare(input, weight.flatten(1)[..., None, None], attention)
     size = conv_output_size(x.shape[2:], *geometry)
     output = empty_like(input, (len(x), len(weight), *size), x.dtype)
     with without_autocast(input):
@@ -143,31 +237,31 @@ def _interpolated_forward(
     return output.to(input.dtype)
 
 
-@torch.library.custom_op(
-    "mmlearnconv::dke_conv_backward",
-    mutates_args=(),
-    schema=f"(Tensor grad, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor)",
+@define(
+    "dke_conv_backward",
+    f"(Tensor grad, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor)",
+    _fake_gradients,
 )
-def _interpolated_backward(
+def _backward(
     grad: Tensor,
     input: Tensor,
     weight: Tensor,
     values: Tensor,
     cells: Tensor,
     attention: Tensor | None,
-    groups: int,
     *geometry: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    *geometry, groups = geometry
     _, stride, _, dilation = geometry
-    x, matrix, scores, grad = _computed(input, weight.flatten(1)[..., None, None], attention, grad)
+    x, matrix, scores, grad = _prepare(input, weight.flatten(1)[..., None, None], attention, grad)
     grad_x, grad_matrix = torch.zeros_like(x), torch.zeros_like(matrix)
     grad_values = torch.zeros_like(values, memory_format=torch.contiguous_format)
     grad_scores = None if scores is None else torch.zeros_like(scores)
     with without_autocast(input):
         for n, rows, sees, padding, columns in _tiles(x, values, cells, geometry):
-            seen = columns if scores is None else columns * scores[n, :, rows]
+            patch = columns if scores is None else columns * scores[n, :, rows]
             passed, of_matrix, _ = torch.ops.aten.convolution_backward(
-                *(grad[None, n, :, rows], seen.flatten(0, 1)[None], matrix, None),
+                *(grad[None, n, :, rows], patch.flatten(0, 1)[None], matrix, None),
                 *([1, 1], [0, 0], [1, 1], False, [0, 0], groups, [True, True, False]),
             )
             grad_matrix += of_matrix
@@ -182,53 +276,26 @@ def _interpolated_backward(
             grad_x[n, :, sees] += of_piece[0]
             grad_values += of_values
     return (
-        lay_out(grad_x.to(input.dtype), input),
+        match_memory_format(grad_x.to(input.dtype), input),
         grad_matrix.view_as(weight).to(weight.dtype),
         grad_values,
         input.new_empty(0) if scores is None else grad_scores.to(attention.dtype),
     )
 
 
-@_interpolated_forward.register_fake
-def _(input, weight, values, cells, attention, groups, *geometry):
-    size = conv_output_size(input.shape[2:], *geometry)
-    return empty_like(input, (input.shape[0], len(weight), *size))
+def _context(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*inputs[:5])
+    ctx.geometry = inputs[5:]
 
 
-@_interpolated_backward.register_fake
-def _(grad, input, weight, values, cells, attention, *_):
-    return (
-        empty_like(input, input.shape),
-        weight.new_empty(weight.shape),
-        values.new_empty(values.shape),
-        input.new_empty(0) if attention is None else attention.new_empty(attention.shape),
-    )
-
-
-def _interpolated_context(ctx, inputs, output) -> None:
-    *tensors, ctx.groups, window, stride, padding, dilation = inputs
-    ctx.save_for_backward(*tensors)
-    ctx.geometry = window, stride, padding, dilation
-
-
-_interpolated_gradients = once("dke_conv_backward")
-
-
-def _interpolated_gradient(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-    arguments = *ctx.saved_tensors, ctx.groups, *ctx.geometry
-    *gradients, grad_scores = _interpolated_gradients(grad, *arguments)
+def _gradient(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    *gradients, grad_scores = _gradients(grad, *ctx.saved_tensors, *ctx.geometry)
     scored = ctx.saved_tensors[4] is not None
     return *gradients, None, grad_scores if scored else None, *(None,) * 5
 
 
-_interpolated = differentiable("dke_conv", _interpolated_gradient, _interpolated_context)
-
-
-@register_flop_formula(torch.ops.mmlearnconv.dke_conv)
-def _interpolated_flops(input, weight, values, *_, out_shape, **__) -> int:
-    """The taps of every channel and point; then the product with the weight."""
-    places = out_shape[0] * prod(out_shape[2:])
-    return 2 * places * prod(values) + 2 * prod(out_shape) * prod(weight[1:])
+_gradients = once("dke_conv_backward")
+_interpolated = differentiable("dke_conv", _gradient, _context)
 
 
 def _tiles(
@@ -258,7 +325,7 @@ def _tiles(
             yield n, slice(first, last), sees, left, columns
 
 
-def _computed(input: Tensor, *others: Tensor | None) -> tuple[Tensor | None, ...]:
+def _prepare(input: Tensor, *others: Tensor | None) -> tuple[Tensor | None, ...]:
     """All in the dtype of the sums; maps of planes."""
-    dtype = torch.promote_types(input.dtype, torch.float32)
+    dtype = accumulate_dtype(input.dtype)
     return tuple(None if t is None else t.to(dtype).contiguous() for t in (input, *others))

@@ -1,4 +1,4 @@
-"""Convolutions whose kernel differs by image."""
+"""Convolutions whose kernel is another one for each image of a batch."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,15 +7,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .autocast import to_autocast_dtype, without_autocast
-from .autograd import differentiable, once
-from .reference import conv_output_size
+from .autograd import define, differentiable, once
+from .dispatch import to_autocast_dtype, without_autocast
+from .geometry import conv_output_size
 
-# Numbers that the kernels of one chunk of images may take: 64 MB in float32.
+# Elements that the kernels of one chunk of images may take: 64 MB in float32.
 _CHUNK = 2**24
 
 
-def conv2d_per_image(
+def conv2d_per_sample(
     input: Tensor,
     coefficients: Tensor,
     kernels: Callable[[Tensor], Tensor],
@@ -31,7 +31,7 @@ def conv2d_per_image(
         input: ``(N, C, H, W)``.
         coefficients: ``(N, ...)``, what each image's kernel is made from.
         kernels: makes ``(n, out, C / groups, kH, kW)`` from ``n`` images' coefficients.
-        kernel_numel: numbers in one kernel.
+        kernel_numel: elements of one kernel.
         stride, padding, dilation, groups: as ``F.conv2d``.
 
     Returns:
@@ -87,18 +87,24 @@ _ARGUMENTS = (
 )
 
 
-@torch.library.custom_op(
-    "mmlearnconv::conv2d_per_image", mutates_args=(), schema=f"({_ARGUMENTS}) -> Tensor"
-)
+def _fake(images, kernels, *geometry):
+    size = conv_output_size(images.shape[2:], kernels.shape[3:], *geometry)
+    return images.new_empty(images.shape[0], kernels.shape[1], *size)
+
+
+@define("conv2d_per_sample", f"({_ARGUMENTS}) -> Tensor", _fake)
 def _forward(images: Tensor, kernels: Tensor, *geometry: Sequence[int] | int) -> Tensor:
     with without_autocast(images):
         return _grouped(images, kernels, *geometry).contiguous()
 
 
-@torch.library.custom_op(
-    "mmlearnconv::conv2d_per_image_backward",
-    mutates_args=(),
-    schema=f"(Tensor grad, {_ARGUMENTS}) -> (Tensor, Tensor)",
+@define(
+    "conv2d_per_sample_backward",
+    f"(Tensor grad, {_ARGUMENTS}) -> (Tensor, Tensor)",
+    lambda grad, images, kernels, *_: (
+        images.new_empty(images.shape),
+        kernels.new_empty(kernels.shape),
+    ),
 )
 def _backward(
     grad: Tensor,
@@ -119,50 +125,14 @@ def _backward(
     )
 
 
-@_forward.register_fake
-def _(images, kernels, stride, padding, dilation, groups):
-    size = conv_output_size(images.shape[2:], kernels.shape[3:], stride, padding, dilation)
-    return images.new_empty(images.shape[0], kernels.shape[1], *size)
-
-
-_backward.register_fake(
-    lambda grad, images, kernels, *_: (
-        images.new_empty(images.shape),
-        kernels.new_empty(kernels.shape),
-    )
-)
-
-
 def _context(ctx, inputs, output) -> None:
     images, kernels, *ctx.geometry = inputs
     ctx.save_for_backward(images, kernels)
 
 
-_gradients = once("conv2d_per_image_backward")
+_gradients = once("conv2d_per_sample_backward")
 _operator = differentiable(
-    "conv2d_per_image",
+    "conv2d_per_sample",
     lambda ctx, grad: (*_gradients(grad, *ctx.saved_tensors, *ctx.geometry), *(None,) * 4),
     _context,
 )
-
-
-def condconv2d(
-    input: Tensor,
-    experts: Tensor,
-    routing: Tensor,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-) -> Tensor:
-    """Convolution of each image with its own mixture of expert kernels.
-
-    The definition, with the arguments' shapes, is :func:`mmlearnconv.ops.reference.condconv2d`.
-    """
-
-    def mixtures(routing: Tensor) -> Tensor:
-        return (routing @ experts.flatten(1)).unflatten(1, experts.shape[1:])
-
-    return conv2d_per_image(
-        input, routing, mixtures, experts[0].numel(), stride, padding, dilation, groups
-    )

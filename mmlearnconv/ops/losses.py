@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+__all__ = ["orthogonality", "repulsion"]
+
 
 def repulsion(positions: Tensor, radius: float = 1.0) -> Tensor:
     r"""How near the elements of DCLS kernels lie: the mean over kernels and pairs i < j of

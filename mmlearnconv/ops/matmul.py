@@ -4,21 +4,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .dispatch import is_cpu
 
-def rows_product(rows: Tensor, matrix: Tensor) -> Tensor:
+
+def matmul_rows(rows: Tensor, matrix: Tensor) -> Tensor:
     """``rows @ matrix.T`` for ``(locations, in)`` and ``(out, in)``.
 
     On the CPU as a 1x1 convolution of a channels_last map of one row: oneDNN, which runs those,
-    uses every CPU's widest vectors, MKL only some makers'.
+    vectorises on every vendor's CPU; MKL, which runs products, does not.
     """
-    if rows.device.type != "cpu" or rows.dtype == torch.float64 or rows.numel() == 0:
+    if not is_cpu(rows) or rows.dtype == torch.float64 or rows.numel() == 0:
         return rows @ matrix.T
     return F.conv2d(_as_map(rows), matrix[:, :, None, None])[0, :, 0].T
 
 
-def rows_product_backward(grad: Tensor, rows: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of :func:`rows_product`: of the rows, and of the matrix."""
-    if rows.device.type != "cpu" or rows.dtype == torch.float64 or rows.numel() == 0:
+def matmul_rows_backward(grad: Tensor, rows: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of :func:`matmul_rows`: of the rows, and of the matrix."""
+    if not is_cpu(rows) or rows.dtype == torch.float64 or rows.numel() == 0:
         return grad @ matrix, grad.T @ rows
     grad_rows, grad_matrix, _ = torch.ops.aten.convolution_backward(
         *(_as_map(grad), _as_map(rows), matrix[:, :, None, None], None),

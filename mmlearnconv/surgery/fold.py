@@ -49,7 +49,7 @@ def fold_convs(model: nn.Module, taps: str | None = None) -> nn.Module:
     for layer, name in layers.items():
         try:
             sparse = taps and isinstance(layer, DCLSConv) and layer.has_taps
-            folded[layer] = layer.to_taps(taps == "rounded") if sparse else layer.to_dense()
+            folded[layer] = layer.to_taps(taps == "rounded") if sparse else layer.to_conv()
         except ValueError as error:
             refused.append(f"{name or 'the model'}: {error}")
     if refused:

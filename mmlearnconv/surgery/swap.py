@@ -13,7 +13,7 @@ from mmengine.logging import print_log
 from torch import nn
 
 from ..layers import DCLSConv, LearnableConv
-from ..layers.base import begin_plain_load, report_plain_loads
+from ..layers.takeover import takeover_report
 from ..registry import MODELS
 from .fold import fold_convs, replace_modules
 
@@ -121,8 +121,8 @@ def from_conv(conv: nn.Module, cfg: dict[str, Any]) -> nn.Module:
     _refuse_more_than_plain(conv)
     layer = _like(conv, cfg)
     if isinstance(layer, LearnableConv):
-        begin_plain_load().add(layer, conv.weight)
-        report_plain_loads()
+        with takeover_report() as report:
+            report.load(layer, conv.weight)
     else:
         layer.weight.data.copy_(conv.weight)
     return layer
@@ -211,25 +211,24 @@ def _swap(model: nn.Module, swaps: Sequence[Any], same_function: bool) -> None:
                 f"matches no others: {', '.join(name for name, _ in chosen)}"
             )
     plan = {c: entry for c, entry in plan.items() if type(entry[2]) not in _PLAIN}
-    load = begin_plain_load()
-    for conv, (name, rule, layer) in plan.items():
-        try:
-            if same_function:
-                load.add(layer, conv.weight)
-            elif not isinstance(layer, LearnableConv):
-                layer.weight.data.copy_(conv.weight)
-            else:
-                layer.init_from_plain(conv.weight)
-        except ValueError as error:
-            raise ValueError(_cannot(rule, name, conv, error)) from error
-    replace_modules(model, {conv: layer for conv, (_, _, layer) in plan.items()})
-    rows = [["convolution", "plain", "becomes"]]
-    rows += [[name, _geometry(conv), rule.operator] for conv, (name, rule, _) in plan.items()]
-    if same_function:
-        errors = [f"{load.errors[layer]:.1e}" for _, _, layer in plan.values()]
-        rows = [[*row, e] for row, e in zip(rows, ["relative error", *errors], strict=True)]
-    print_log(f"{len(plan)} convolutions swapped\n{_table(rows)}", logger="current")
-    report_plain_loads()
+    with takeover_report() as report:
+        for conv, (name, rule, layer) in plan.items():
+            try:
+                if same_function:
+                    report.load(layer, conv.weight)
+                elif not isinstance(layer, LearnableConv):
+                    layer.weight.data.copy_(conv.weight)
+                else:
+                    layer.init_from_conv_weight_(conv.weight)
+            except ValueError as error:
+                raise ValueError(_cannot(rule, name, conv, error)) from error
+        replace_modules(model, {conv: layer for conv, (_, _, layer) in plan.items()})
+        rows = [["convolution", "plain", "becomes"]]
+        rows += [[name, _geometry(conv), rule.operator] for conv, (name, rule, _) in plan.items()]
+        if same_function:
+            errors = [f"{report.errors[layer]:.1e}" for _, _, layer in plan.values()]
+            rows = [[*row, e] for row, e in zip(rows, ["relative error", *errors], strict=True)]
+        print_log(f"{len(plan)} convolutions swapped\n{_table(rows)}", logger="current")
 
 
 def _rule(number: int, swap: dict[str, Any] | SwapRule) -> SwapRule:
@@ -277,7 +276,7 @@ def _few(names: list[str]) -> str:
 
 def _refuse_more_than_plain(conv: nn.Module) -> None:
     if type(conv) not in _PLAIN:
-        raise TypeError(f"{type(conv).__name__} is no plain convolution: it computes more than one")
+        raise TypeError(f"{type(conv).__name__}: only unmodified nn.Conv* can be swapped")
     if conv._forward_pre_hooks or conv._forward_hooks:
         raise TypeError("it has hooks that change what it computes; remove them first")
 
@@ -302,7 +301,7 @@ def _like(conv: nn.Module, cfg: dict[str, Any], others: bool = False) -> nn.Modu
         arguments["padding_mode"] = conv.padding_mode
     layer = build_conv_layer(cfg, **arguments)
     if isinstance(layer, LearnableConv):
-        options = layer.swap_options()
+        options = layer.exact_takeover_options()
         if not options.keys() <= cfg.keys():
             layer = build_conv_layer(options | cfg, **arguments)
     elif type(layer) not in _PLAIN and not (others and layer.weight.shape == conv.weight.shape):

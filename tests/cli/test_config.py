@@ -4,40 +4,46 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmlearnconv import engine
-from tests.conftest import ROOT
+from mmlearnconv import cli
+from tests.conftest import ROOT, config_path
 
 
 def parse(*arguments):
-    return engine.argument_parser("").parse_args([str(a) for a in arguments])
+    return cli.argument_parser("").parse_args([str(a) for a in arguments])
 
 
 @pytest.fixture
 def detector():
-    return Config.fromfile(ROOT / "configs" / "mask_rcnn_dcls_convnext_t.py")
+    return Config.fromfile(config_path("mask_rcnn_dcls_convnext_t"))
 
 
 def test_the_work_folder_is_named_after_the_config():
-    path = ROOT / "configs" / "upernet_dcls_convnext_t.py"
-    assert engine.load_config(parse(path)).work_dir == "work_dirs/upernet_dcls_convnext_t"
-    assert engine.load_config(parse(path, "--work-dir", "w")).work_dir == "w"
+    path = config_path("upernet_dcls_convnext_t")
+    assert cli.load_config(parse(path)).work_dir == "work_dirs/upernet_dcls_convnext_t"
+    assert cli.load_config(parse(path, "--work-dir", "w")).work_dir == "w"
 
 
 def test_no_such_config():
     with pytest.raises(FileNotFoundError, match=r"nowhere\.py does not exist"):
-        engine.load_config(parse("nowhere.py"))
+        cli.load_config(parse("nowhere.py"))
+
+
+def test_a_config_in_a_folder_below_is_pointed_at():
+    below = ROOT / "configs/dcls/upernet_dcls_convnext_t.py"
+    with pytest.raises(FileNotFoundError, match=f"did you mean {below}"):
+        cli.read_config(ROOT / "configs" / below.name)
 
 
 def test_options_come_first():
-    path = ROOT / "configs" / "mask_rcnn_dcls_convnext_t.py"
+    path = config_path("mask_rcnn_dcls_convnext_t")
     args = parse(path, "--cfg-options", "train_cfg.max_epochs=1", "--data-root", "elsewhere")
-    cfg = engine.load_config(args)
+    cfg = cli.load_config(args)
     assert cfg.train_cfg.max_epochs == 1
     assert cfg.train_dataloader.dataset.data_root == "elsewhere/"
 
 
 def test_data_root_reaches_loaders_and_evaluators(detector):
-    engine.set_data_root(detector, "/elsewhere/coco")
+    cli.set_data_root(detector, "/elsewhere/coco")
     for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
         assert detector[loader].dataset.data_root == "/elsewhere/coco/"
         assert detector[loader].dataset.ann_file.startswith("annotations/")
@@ -50,24 +56,24 @@ def test_data_root_below_wrappers_and_of_several_sets():
     sets = [dict(data_root=f"data/VOCdevkit/VOC{year}", ann_file="a.txt") for year in (2007, 2012)]
     wrapped = dict(type="RepeatDataset", dataset=dict(type="ConcatDataset", datasets=sets))
     cfg = Config(dict(train_dataloader=dict(dataset=wrapped)))
-    engine.set_data_root(cfg, "voc")
+    cli.set_data_root(cfg, "voc")
     inner = cfg.train_dataloader.dataset.dataset.datasets
     assert [s.data_root for s in inner] == ["voc/VOC2007", "voc/VOC2012"]
 
 
 def test_data_root_that_cannot_be_replaced():
     with pytest.raises(ValueError, match="no data set"):
-        engine.set_data_root(Config(dict(train_dataloader=dict(dataset=dict(type="X")))), "d")
+        cli.set_data_root(Config(dict(train_dataloader=dict(dataset=dict(type="X")))), "d")
     sets = [dict(data_root="a"), dict(data_root="b")]
     cfg = Config(dict(train_dataloader=dict(dataset=dict(datasets=sets))))
     with pytest.raises(ValueError, match="no common parent"):
-        engine.set_data_root(cfg, "d")
+        cli.set_data_root(cfg, "d")
 
 
 def test_missing_data_is_one_sentence(detector, tmp_path):
-    engine.set_data_root(detector, str(tmp_path))
+    cli.set_data_root(detector, str(tmp_path))
     with pytest.raises(FileNotFoundError) as raised:
-        engine.check_data(detector, "train")
+        cli.check_data(detector, "train")
     message = str(raised.value)
     assert "\n" not in message
     assert f"{tmp_path}/annotations/instances_train2017.json" in message
@@ -75,22 +81,22 @@ def test_missing_data_is_one_sentence(detector, tmp_path):
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations" / "instances_train2017.json").write_text("{}")
     with pytest.raises(FileNotFoundError, match="train2017/"):
-        engine.check_data(detector, "train")
+        cli.check_data(detector, "train")
     (tmp_path / "train2017").mkdir()
-    engine.check_data(detector, "train")
+    cli.check_data(detector, "train")
     with pytest.raises(FileNotFoundError, match="val_dataloader"):
-        engine.check_data(detector, "train", "val")
+        cli.check_data(detector, "train", "val")
 
 
 def test_data_that_makes_itself_is_not_missed(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    cfg = Config.fromfile(ROOT / "configs" / "quickstart_mask_rcnn_dcls.py")
-    engine.check_data(cfg, "train", "val", "test")
+    cfg = Config.fromfile(config_path("quickstart_mask_rcnn_dcls"))
+    cli.check_data(cfg, "train", "val", "test")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_amp_is_float16_on_a_gpu_and_bfloat16_without(detector):
-    engine.use_amp(detector)
+    cli.use_amp(detector)
     wrapper = detector.optim_wrapper
     if torch.cuda.is_available():
         assert (wrapper.type, wrapper.loss_scale) == ("AmpOptimWrapper", "dynamic")
@@ -98,32 +104,32 @@ def test_amp_is_float16_on_a_gpu_and_bfloat16_without(detector):
         assert wrapper.type == "BFloat16OptimWrapper"
     wrapper.type = "AmpOptimWrapper"
     wrapper.loss_scale = 512.0
-    engine.use_amp(detector)
+    cli.use_amp(detector)
     assert (wrapper.type, wrapper.loss_scale) == ("AmpOptimWrapper", 512.0)
 
 
 def test_auto_scale_lr(detector):
-    engine.use_auto_scale_lr(detector)
+    cli.use_auto_scale_lr(detector)
     assert detector.auto_scale_lr == dict(enable=True, base_batch_size=16)
     with pytest.raises(ValueError, match="base_batch_size"):
-        engine.use_auto_scale_lr(Config(dict()))
+        cli.use_auto_scale_lr(Config(dict()))
 
 
 def test_predictions_are_drawn_where_asked(detector):
-    engine.draw_predictions(detector, "pictures")
+    cli.draw_predictions(detector, "pictures")
     hook = detector.default_hooks.visualization
     assert hook.draw
     assert hook.test_out_dir.endswith("/pictures")
-    segmentor = Config.fromfile(ROOT / "configs" / "upernet_dcls_convnext_t.py")
-    engine.draw_predictions(segmentor, "pictures")
+    segmentor = Config.fromfile(config_path("upernet_dcls_convnext_t"))
+    cli.draw_predictions(segmentor, "pictures")
     assert segmentor.visualizer.save_dir.endswith("/pictures")
 
 
 def test_predictions_are_dumped_to_pickles_only(detector):
-    engine.dump_predictions(detector, "out.pkl")
+    cli.dump_predictions(detector, "out.pkl")
     assert detector.test_evaluator[-1] == dict(type="DumpDetResults", out_file_path="out.pkl")
     with pytest.raises(ValueError, match=r"out\.json"):
-        engine.dump_predictions(detector, "out.json")
+        cli.dump_predictions(detector, "out.json")
 
 
 def test_parser_has_mmdet_s_options():
@@ -142,10 +148,10 @@ def test_parser_has_mmdet_s_options():
     ],
 )
 def test_weights_are_named_on_the_command_line(name):
-    path = ROOT / "configs" / f"{name}.py"
+    path = config_path(name)
     options = [
         "model.backbone.init_cfg.type=Pretrained",
         "model.backbone.init_cfg.checkpoint=a.pth",
     ]
-    cfg = engine.load_config(parse(path, "--cfg-options", *options))
+    cfg = cli.load_config(parse(path, "--cfg-options", *options))
     assert cfg.model.backbone.init_cfg == dict(type="Pretrained", checkpoint="a.pth")

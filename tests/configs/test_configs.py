@@ -8,9 +8,11 @@ from mmengine.logging import MessageHub
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, config_path
 
-CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+CONFIGS = sorted(
+    path.stem for path in (ROOT / "configs").rglob("*.py") if path.parent.name != "_base_"
+)
 SLOW = {"retinanet_drconv_r50", *(name for name in CONFIGS if name.endswith("convnext_b"))}
 SCALE = (160, 128)
 
@@ -76,7 +78,7 @@ def classes_of(model):
     [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in CONFIGS],
 )
 def test_builds_trains_and_predicts(name, request):
-    cfg = Config.fromfile(ROOT / "configs" / f"{name}.py")
+    cfg = Config.fromfile(config_path(name))
     scope = cfg.get("default_scope")
     init_default_scope(scope)
     if scope == "mmseg":

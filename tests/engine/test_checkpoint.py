@@ -11,7 +11,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner.checkpoint import _load_checkpoint
 
-from mmlearnconv.engine import CheckpointError, guard_checkpoints, load_checkpoint, written_whole
+from mmlearnconv.engine import CheckpointError, atomic_write, enforce_weights_only, load_checkpoint
 
 
 class Payload:
@@ -51,7 +51,7 @@ def test_arguments_of_authors_scripts_load(tmp_path):
 
 @pytest.mark.parametrize("legacy", [False, True])
 def test_a_payload_is_refused_and_not_run(legacy, tmp_path, monkeypatch):
-    guard_checkpoints()
+    enforce_weights_only()
     path, mark = tmp_path / "bad.pth", tmp_path / "ran"
     content = dict(state_dict=dict(weight=torch.ones(2)), extra=Payload(mark))
     torch.save(content, path, _use_new_zipfile_serialization=not legacy)
@@ -110,11 +110,11 @@ def test_what_is_missing_or_no_dictionary_is_named(tmp_path):
 
 def test_files_are_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / "new" / "weights.pth"
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("whole")
         assert not path.exists()
     assert path.read_text() == "whole"
-    with pytest.raises(ZeroDivisionError), written_whole(path) as temporary:
+    with pytest.raises(ZeroDivisionError), atomic_write(path) as temporary:
         temporary.write_text(str(1 / 0))
     assert [p.name for p in path.parent.iterdir()] == ["weights.pth"]
     assert path.read_text() == "whole"
@@ -125,8 +125,8 @@ def test_a_kill_leaves_the_old_file(tmp_path):
     path.write_text("old")
     code = (
         "import os, signal\n"
-        "from mmlearnconv.engine import written_whole\n"
-        f"with written_whole({str(path)!r}) as temporary:\n"
+        "from mmlearnconv.engine import atomic_write\n"
+        f"with atomic_write({str(path)!r}) as temporary:\n"
         "    temporary.write_text('half')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )

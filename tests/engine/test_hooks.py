@@ -17,7 +17,7 @@ from mmlearnconv.engine import (
     RepulsiveLossHook,
     ReseedHook,
 )
-from mmlearnconv.engine.hooks import stage_of
+from mmlearnconv.engine.stats_hook import stage_of
 from mmlearnconv.layers import CoCConv2d, DCLSConv2d, DKEConv2d, DRConv2d
 from mmlearnconv.ops import orthogonality, repulsion
 
@@ -173,8 +173,8 @@ def test_what_layers_learn_is_logged_by_stage(tmp_path):
     before = conv.positions.detach().clone()
     run.train()
     torch.testing.assert_close(conv.positions, before)
-    line = [x for x in scalars(tmp_path) if "positions_speed/stages.0" in x][-1]
-    assert line["positions_speed/stages.0"] == line["positions_speed/stages.1"] == 0
+    line = [x for x in scalars(tmp_path) if "position_step/stages.0" in x][-1]
+    assert line["position_step/stages.0"] == line["position_step/stages.1"] == 0
     first, second = 0.0, 0.25
     assert line["positions_at_edge/stages.0"] == pytest.approx((first + second) / 2)
     assert line["regions_entropy/head"] == 0
@@ -189,12 +189,12 @@ def test_speed_is_the_distance_an_iteration(tmp_path):
     starts = [c.positions.detach().clone() for c in layers]
     run.train()
     moved = [(c.positions - s).norm(dim=0).mean() / 3 for c, s in zip(layers, starts, strict=True)]
-    line = next(x for x in scalars(tmp_path) if "positions_speed/stages.0" in x)
-    assert line["positions_speed/stages.0"] == pytest.approx(
+    line = next(x for x in scalars(tmp_path) if "position_step/stages.0" in x)
+    assert line["position_step/stages.0"] == pytest.approx(
         torch.stack(moved).mean().item(), rel=1e-4
     )
     reach = torch.stack([c.positions.square().sum(0).sqrt().mean() for c in layers]).mean()
-    assert line["positions_reach/stages.0"] == pytest.approx(reach.item(), rel=1e-4)
+    assert line["position_radius/stages.0"] == pytest.approx(reach.item(), rel=1e-4)
     assert 0 <= line["regions_entropy/head"] <= math.log2(4)
 
 

@@ -10,10 +10,10 @@ import uuid
 import pytest
 import torch
 
+from mmlearnconv.catalog import names
 from tests.conftest import ROOT
 from tests.tools.test_command_lines import run
 
-OPERATORS = ("DCLS", "DK", "DKE", "CoC", "DRConv", "CondConv")
 RESNET = dict(
     type="mmdet.ResNet",
     depth=18,
@@ -30,7 +30,9 @@ SHARED = dict(
     conv_cfg=dict(type="DCLS"),
     layer_scale_init_value=1.0,
 )
-BACKBONES = {op: RESNET | dict(conv_cfg=dict(type=op)) for op in OPERATORS} | dict(shared=SHARED)
+BACKBONES = {op: RESNET | dict(conv_cfg=dict(type=op)) for op in names(baselines=False)} | dict(
+    shared=SHARED
+)
 CONFIG = """
 custom_imports = dict(imports=["mmlearnconv", "mmdet.models", "tests.engine.toy"])
 default_scope = "mmengine"

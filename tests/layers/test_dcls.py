@@ -5,8 +5,7 @@ import torch
 from mmcv.cnn import build_conv_layer
 from torch import nn
 
-from mmlearnconv.layers import DCLSConv2d
-from mmlearnconv.layers.base import report_plain_loads
+from mmlearnconv.layers import DCLSConv2d, report_takeovers
 
 # The authors' version names -> ours.
 VERSIONS = {
@@ -144,7 +143,7 @@ def test_fewer_elements_take_the_largest_taps():
     expected = torch.tensor([[9.0, 0, -8], [0, 7, 0], [-6, 0, 5]])
     torch.testing.assert_close(kernel[2:5, 2:5], expected)
     assert kernel.abs().sum() == expected.abs().sum()
-    report_plain_loads()
+    report_takeovers()
 
 
 class TestSharedPositions:
@@ -216,7 +215,7 @@ class TestSharedPositions:
             kernel = layer.dense_kernel()[0, 0]
             assert kernel[2, 2:5].tolist() == row
             assert kernel.abs().sum() == sum(row)
-        report_plain_loads()
+        report_takeovers()
 
     def test_unequal_layers_are_refused(self):
         with pytest.raises(ValueError, match="share_positions"):
@@ -259,8 +258,8 @@ def test_other_dimensions_take_over_a_plain_convolution(name, interpolation, gro
     conv.load_state_dict(plain.state_dict())
     error = (conv(x) - plain(x)).norm() / plain(x).norm()
     assert error < (5e-3 if interpolation == "gauss" else 1e-10)
-    torch.testing.assert_close(conv.to_dense()(x), conv(x))
-    assert type(conv.to_dense()) is plain_type
+    torch.testing.assert_close(conv.to_conv()(x), conv(x))
+    assert type(conv.to_conv()) is plain_type
 
 
 def test_1d_and_3d_equal_the_authors_package():

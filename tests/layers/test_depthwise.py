@@ -52,7 +52,7 @@ def test_a_list_of_taps_is_the_layer(options):
     x = torch.randn(2, 5, 40, 41)
     exact = layer.to_taps()
     assert isinstance(exact, DepthwiseTapsConv2d)
-    torch.testing.assert_close(exact(x), layer.to_dense()(x), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(exact(x), layer.to_conv()(x), rtol=1e-4, atol=1e-5)
     rounded = layer.to_taps(rounded=True)
     layer.positions.data.round_()
     assert rounded.weight.shape == (5, 34)

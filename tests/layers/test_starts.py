@@ -10,10 +10,9 @@ from mmengine.model import initialize
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from mmlearnconv.layers import CoCConv2d, DCLSConv2d, DKEConv2d, DRConv2d
-from mmlearnconv.layers.base import report_plain_loads
-from tests.conftest import ROOT
-from tests.layers.test_contract import captured
+from mmlearnconv.layers import CoCConv2d, DCLSConv2d, DKEConv2d, DRConv2d, report_takeovers
+from tests.conftest import config_path
+from tests.layers.contract import captured
 
 
 def response_scale(conv, channels):
@@ -57,14 +56,14 @@ def test_regions_of_a_filter_without_a_base_start_different():
     initialize(nn.Sequential(conv), dict(type="Xavier", layer="Conv2d"))
     conv(torch.randn(2, 8, 9, 9)).square().sum().backward()
     assert conv.guide_weight.grad.abs().sum() > 0
-    assert conv.value.std() > 0
+    assert conv.filter_scale.std() > 0
 
 
 def test_dcls_on_the_grid_has_whole_positions_on_the_largest_cells():
     conv = DCLSConv2d(8, 16, 3, position_init="grid")
     assert torch.equal(conv.positions, conv.positions.round())
     drawn = nn.Conv2d(8, 16, 3).weight.data
-    conv.init_from_plain(drawn)
+    conv.init_from_conv_weight_(drawn)
     kernel = conv.dense_kernel()[..., 2:5, 2:5]
     kept = kernel != 0
     assert (kept.sum((2, 3)) == 5).all()
@@ -81,7 +80,7 @@ def test_a_start_that_is_none_is_named():
 
 def built(config):
     pytest.importorskip("mmdet")
-    cfg = Config.fromfile(ROOT / "configs" / config)
+    cfg = Config.fromfile(config_path(config))
     init_default_scope(cfg.get("default_scope", "mmdet"))
     model = MODELS.build(cfg.model)
     model.init_weights()
@@ -91,10 +90,10 @@ def built(config):
 @pytest.mark.parametrize(
     ("config", "grid"),
     [
-        ("faster_rcnn_dke_c4_r18.py", False),
-        ("faster_rcnn_dke_r50_fpn.py", False),
+        ("faster_rcnn_dke_c4_r18", False),
+        ("faster_rcnn_dke_r50_fpn", False),
         # The paper shows there how far training moves kernels apart.
-        ("ssd_dke_two_branch.py", True),
+        ("ssd_dke_two_branch", True),
     ],
 )
 def test_dke_configs_start_as_the_paper_s(config, grid):
@@ -122,7 +121,7 @@ def test_a_trained_kernel_moves_positions_and_alpha():
     """It is the function that counts then."""
     conv, plain = DKEConv2d(4, 4, 3), nn.Conv2d(4, 4, 3)
     conv.load_state_dict(plain.state_dict())
-    report_plain_loads()
+    report_takeovers()
     assert conv.alpha == 10
     assert torch.equal(conv.positions, conv.positions.round())
 
@@ -139,7 +138,7 @@ def test_positions_beyond_the_limit_are_brought_in_and_reported(groups):
     assert len(messages) == 1
     assert messages[0].startswith("0.positions: the checkpoint's lie up to 1.5 cells beyond")
     x = torch.randn(1, 4, 15, 15)
-    torch.testing.assert_close(target[0].to_dense()(x), target(x), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(target[0].to_conv()(x), target(x), rtol=1e-4, atol=1e-5)
 
 
 def test_dcls_positions_beyond_the_window_load_as_they_are():
@@ -149,7 +148,7 @@ def test_dcls_positions_beyond_the_window_load_as_they_are():
     assert captured(lambda: target.load_state_dict(source.state_dict())) == []
     x = torch.randn(1, 4, 15, 15)
     assert torch.equal(target(x), source(x))
-    torch.testing.assert_close(target.to_dense()(x), target(x), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(target.to_conv()(x), target(x), rtol=1e-4, atol=1e-5)
 
 
 def test_positions_in_bounds_load_without_a_word():
@@ -169,7 +168,7 @@ def test_layer_norms_of_coc_fold_and_load():
     for parameter in conv.parameters():
         nn.init.normal_(parameter)
     x = torch.randn(2, 4, 9, 9)
-    torch.testing.assert_close(conv.to_dense()(x), conv(x))
+    torch.testing.assert_close(conv.to_conv()(x), conv(x))
     other.load_state_dict(conv.state_dict())
     torch.testing.assert_close(other(x), conv(x))
     conv(x).square().sum().backward()

@@ -130,13 +130,13 @@ def test_a_detector_s_backbone_loads_as_it_is(kind):
 
 @pytest.mark.parametrize("kind", ["plain", "v0", "gauss"])
 def test_a_classifier_loads_by_init_cfg(kind, tmp_path):
-    from mmlearnconv.engine import guard_checkpoints
+    from mmlearnconv.engine import enforce_weights_only
 
     theirs = network(kind, classifier=True)
     torch.save(dict(model=theirs.state_dict()), tmp_path / "theirs.pth")
     init = dict(type="Pretrained", checkpoint=str(tmp_path / "theirs.pth"))
     model = ours(kind, out_indices=(3,), init_cfg=init)
-    guard_checkpoints()
+    enforce_weights_only()
     model.init_weights()
     assert_equal(model, theirs)
 

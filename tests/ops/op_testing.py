@@ -1,22 +1,26 @@
-"""What the tests of compiled operations share: geometries, and the comparison with a definition."""
+"""What the tests of operations share: geometries, and comparisons with a definition."""
 
-import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from mmlearnconv.ops import is_compiled
+from mmlearnconv.ops import has_extension
 
-# The operators' tests run where this says; there, in an order that does not change.
-DEVICE = os.environ.get("MMLEARNCONV_TEST_DEVICE", "cpu")
-if DEVICE != "cpu":
-    torch.set_default_device(DEVICE)
-    torch.use_deterministic_algorithms(True)
+double = dict(dtype=torch.double)
+# kernel size, stride, padding, dilation, groups, out
+GEOMETRIES = [
+    ((3, 3), (1, 1), (1, 1), (1, 1), 1, 6),
+    ((3, 3), (2, 1), (0, 2), (1, 2), 2, 6),
+    ((1, 1), (1, 1), (0, 0), (1, 1), 1, 3),
+    ((2, 3), (2, 2), (1, 0), (2, 1), 4, 4),
+]
+GEOMETRY = pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
 
-built = pytest.mark.skipif(not is_compiled(), reason="the compiled operations are not built")
+built = pytest.mark.skipif(not has_extension(), reason="the compiled operations are not built")
 both_formats = pytest.mark.parametrize(
     "memory_format", [torch.contiguous_format, torch.channels_last]
 )
@@ -58,8 +62,8 @@ def assert_equals_definition(
     """
     exact = [t.detach().clone().requires_grad_() for t in tensors]
     expected = definition(*exact)
-    seen = torch.randn_like(expected)
-    goals = [expected, *torch.autograd.grad(expected, exact, seen)]
+    upstream = torch.randn_like(expected)
+    goals = [expected, *torch.autograd.grad(expected, exact, upstream)]
     for dtype, tolerance in ((torch.double, 1e-10), (torch.float, 1e-4)):
         runs = []
         for _ in range(2):
@@ -71,8 +75,44 @@ def assert_equals_definition(
                 assert found.is_contiguous(memory_format=torch.channels_last)
             else:
                 assert found.is_contiguous()
-            runs.append([found, *torch.autograd.grad(found, leaves, seen.to(dtype))])
+            runs.append([found, *torch.autograd.grad(found, leaves, upstream.to(dtype))])
         for one, other, goal in zip(*runs, goals, strict=True):
             assert torch.equal(one, other)
             scale = max(1.0, goal.abs().max().item()) if goal.numel() else 1.0
             torch.testing.assert_close(one.double(), goal, rtol=tolerance, atol=tolerance * scale)
+
+
+def make_input(batch: int = 2, channels: int = 4) -> Tensor:
+    """A map of 8x9 in float64."""
+    return torch.randn(batch, channels, 8, 9, **double, requires_grad=True)
+
+
+def output_size(
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> torch.Size:
+    """Rows and columns that PyTorch's convolution makes of a map."""
+    one = torch.zeros(1, 1, *kernel, **double)
+    return F.conv2d(x[:1, :1], one, None, stride, padding, dilation).shape[2:]
+
+
+def assert_same(
+    function: Callable[..., Tensor],
+    definition: Callable[..., Tensor],
+    tensors: Sequence[Tensor | None],
+    tolerance: float = 1e-10,
+) -> None:
+    """Equal outputs and gradients, in float64."""
+    ours, expected = function(*tensors), definition(*tensors)
+    torch.testing.assert_close(ours, expected, rtol=0, atol=tolerance)
+    upstream = torch.randn_like(expected)
+    used = [t for t in tensors if t is not None]
+    for a, b in zip(
+        torch.autograd.grad(ours, used, upstream, allow_unused=True),
+        torch.autograd.grad(expected, used, upstream, allow_unused=True),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=0, atol=tolerance)

@@ -1,11 +1,57 @@
 """Kernels that are associated and made orthonormal."""
 
+import itertools
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck
 
-from mmlearnconv.ops import associate_kernels, orthogonalize, reference
+from mmlearnconv.ops import associate_kernels, orthogonalize, reference, standardize
+from tests.ops.op_testing import double
+
+
+@pytest.mark.parametrize(("association", "out"), [(2, 8), (2, 6), (3, 10), (4, 16)])
+@pytest.mark.parametrize("skip", [True, False])
+def test_association_by_hand(association, out, skip):
+    """Each cell of the sheet, summed over the super kernel's taps, one by one."""
+    sheets = math.ceil(out / association**2)
+    weight = torch.randn(out, 3, 2, 3, **double)
+    super_weight = torch.randn(1, sheets, 3, 3, **double)
+    ours = associate_kernels(weight, super_weight, association, (2, 2), skip)
+    height, width = association * 2, association * 3
+
+    def cell(sheet, channel, row, column):
+        if not (0 <= row < height and 0 <= column < width):
+            return 0.0
+        number = sheet * association**2 + row // 2 * association + column // 3
+        return weight[number, channel, row % 2, column % 3].item() if number < out else 0.0
+
+    for number, channel, row, column in itertools.product(range(out), range(3), range(2), range(3)):
+        sheet, number_on_sheet = divmod(number, association**2)
+        y = number_on_sheet // association * 2 + row
+        x = number_on_sheet % association * 3 + column
+        expected = cell(sheet, channel, y, x) if skip else 0.0
+        for u, v in itertools.product(range(3), repeat=2):
+            tap = super_weight[0, sheet, u, v].item()
+            expected += tap * cell(sheet, channel, y + 2 * (u - 1), x + 2 * (v - 1))
+        assert ours[number, channel, row, column].item() == pytest.approx(expected)
+
+
+def test_association_gradcheck():
+    weight = torch.randn(6, 2, 3, 3, **double, requires_grad=True)
+    super_weight = torch.randn(2, 2, 3, 3, **double, requires_grad=True)
+    assert gradcheck(lambda w, s: associate_kernels(w, s, 2, (2, 2), True), (weight, super_weight))
+
+
+def test_standardize():
+    weight = torch.randn(4, 3, 3, 3, **double, requires_grad=True)
+    gain, mean = (torch.randn(4, **double, requires_grad=True) for _ in range(2))
+    kernel = standardize(weight, gain, mean).flatten(1)
+    torch.testing.assert_close(kernel.mean(1), mean)
+    torch.testing.assert_close(kernel.std(1, correction=0), gain.abs(), rtol=1e-4, atol=0)
+    assert gradcheck(standardize, (weight, gain, mean))
 
 
 def conditioned(filters, numbers, condition):

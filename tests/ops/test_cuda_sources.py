@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.conftest import ROOT
-from tests.ops.sweep import built
+from tests.ops.op_testing import built
 
 FOLDER = ROOT / "mmlearnconv/ops/csrc"
 TORCH = Path(torch.__file__).parent
@@ -26,7 +26,7 @@ INCLUDES = [
 ]
 # PyTorch 2.6 was built with the C++ library's old layout.
 INCLUDES.append(f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}")
-OPERATORS = ["dcls", "taps", "deformable", "regions"]
+OPERATORS = ["dcls", "depthwise", "depthwise_taps", "dk", "drconv"]
 
 
 def run(command, **environment):

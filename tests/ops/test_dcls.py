@@ -4,7 +4,7 @@ from torch.autograd import gradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmlearnconv.ops import dcls_kernel, reference
-from tests.ops.sweep import built
+from tests.ops.op_testing import built
 
 IMPLEMENTATIONS = [dcls_kernel, reference.dcls_kernel]
 INTERPOLATIONS = ["bilinear", "gauss", "triangle"]
@@ -73,16 +73,16 @@ def test_derivative_at_integers_is_the_right_hand_one(kernel):
 
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 @pytest.mark.parametrize("size", [(9,), (7, 7), (5, 8), (4, 5, 3)])
-def test_equals_the_definition(interpolation, size):
+def test_equals_the_definition(interpolation, size, path):
     inputs = [t.requires_grad_() for t in elements(size, spread=2.0)]
     built = dcls_kernel(*inputs[:2], size, interpolation, inputs[2])
     expected = reference.dcls_kernel(*inputs[:2], size, interpolation, inputs[2])
     torch.testing.assert_close(built, expected, rtol=0, atol=1e-12)
-    seen = torch.randn_like(built)
+    upstream = torch.randn_like(built)
     used = inputs[: 2 if interpolation == "bilinear" else 3]
     for ours, theirs in zip(
-        torch.autograd.grad(built, used, seen),
-        torch.autograd.grad(expected, used, seen),
+        torch.autograd.grad(built, used, upstream),
+        torch.autograd.grad(expected, used, upstream),
         strict=True,
     ):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-11)
@@ -132,22 +132,14 @@ def test_it_is_an_operator_like_pytorch_s(size):
 
 
 @pytest.mark.parametrize("kernel", IMPLEMENTATIONS)
-@pytest.mark.parametrize("place", [float("inf"), -float("inf"), -1e30])
-def test_elements_that_are_nowhere_are_dropped(kernel, place):
+@pytest.mark.parametrize("location", [float("inf"), -float("inf"), -1e30])
+def test_elements_that_are_nowhere_are_dropped(kernel, location):
     weight, positions, _ = elements((5, 5))
-    positions[0, 0, 0, 0] = place
+    positions[0, 0, 0, 0] = location
     built = kernel(weight, positions, (5, 5))
     weight[0, 0, 0] = 0
     positions[0, 0, 0, 0] = 0
     torch.testing.assert_close(built, kernel(weight, positions, (5, 5)))
-
-
-@pytest.mark.parametrize("size", [(9,), (7, 7), (4, 5, 3)])
-def test_pytorch_s_own_path_equals_the_definition(size, monkeypatch):
-    monkeypatch.setattr("mmlearnconv.ops.dcls.has_kernels", lambda _: False)
-    weight, positions, _ = elements(size, spread=2.0)
-    expected = reference.dcls_kernel(weight, positions, size)
-    torch.testing.assert_close(dcls_kernel(weight, positions, size), expected)
 
 
 def test_wrong_arguments_are_named():

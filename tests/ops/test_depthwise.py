@@ -1,3 +1,5 @@
+"""Depthwise convolution against PyTorch's, and its weight gradient."""
+
 import random
 
 import pytest
@@ -5,18 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck, gradgradcheck
 
-from mmlearnconv.ops import depthwise_conv2d, is_compiled
-from mmlearnconv.ops.depthwise import _DepthwiseConv2d, correlate
-
-
-@pytest.fixture(params=["compiled", "pytorch"])
-def path(request, monkeypatch):
-    """With the compiled operations, and as it is without them."""
-    if request.param == "pytorch":
-        monkeypatch.setattr("mmlearnconv.ops.depthwise.is_compiled", lambda: False)
-        monkeypatch.setattr("mmlearnconv.ops.depthwise.has_kernels", lambda _: False)
-    elif not is_compiled():
-        pytest.skip("the compiled operations are not built")
+from mmlearnconv.ops import depthwise_conv2d
+from mmlearnconv.ops.depthwise import DepthwiseFunction, correlate
+from tests.ops.op_testing import built
 
 
 def sweep(count):
@@ -60,10 +53,10 @@ def test_equals_conv2d(case, memory_format, path):
     torch.testing.assert_close(output.double(), expected, rtol=1e-4, atol=1e-4)
     plain = F.conv2d(*pad(tensors), *geometry, channels)
     assert output.is_contiguous() or not plain.is_contiguous()
-    seen = torch.randn_like(output)
+    upstream = torch.randn_like(output)
     for a, b in zip(
-        torch.autograd.grad(output, ours, seen),
-        torch.autograd.grad(expected, exact, seen.double()),
+        torch.autograd.grad(output, ours, upstream),
+        torch.autograd.grad(expected, exact, upstream.double()),
         strict=True,
     ):
         scale = b.abs().max().item() if b.numel() else 1
@@ -83,14 +76,15 @@ def test_memory_format_is_kept():
 @pytest.mark.parametrize("stride", [(1, 1), (2, 1)])
 @pytest.mark.parametrize("dilation", [(1, 1), (1, 2)])
 def test_gradients_of_gradients(stride, dilation, path, request):
-    if (stride, dilation) != ((1, 1), (1, 1)) and request.node.callspec.params["path"] == "pytorch":
+    if (stride, dilation) != ((1, 1), (1, 1)) and request.node.callspec.params["path"] == "PyTorch":
         pytest.skip("left to PyTorch")
     x = torch.randn(2, 2, 5, 6, dtype=torch.double, requires_grad=True)
     weight = torch.randn(2, 1, 3, 4, dtype=torch.double, requires_grad=True)
     bias = torch.randn(2, dtype=torch.double, requires_grad=True)
 
     def function(x, weight, bias):
-        return _DepthwiseConv2d.apply(x, weight, bias, stride, (1, 2), dilation)
+        # Its own backward pass, which small kernels in float64 do not need.
+        return DepthwiseFunction.apply(x, weight, bias, stride, (1, 2), dilation)
 
     assert gradcheck(function, (x, weight, bias))
     assert gradgradcheck(function, (x, weight, bias))
@@ -116,3 +110,87 @@ def test_autocast_and_its_gradients():
     assert x.grad.dtype == weight.grad.dtype == torch.float32
     expected = F.conv2d(x, weight, padding=8, groups=4)
     torch.testing.assert_close(y.float(), expected, rtol=0.05, atol=0.5)
+
+
+def weight_grad(*arguments):
+    return torch.ops.mmlearnconv.depthwise_weight_grad(*arguments)
+
+
+def weight_grad_cases(count):
+    """Sizes that no vector divides, strides, dilations, empty batches, maps of a pixel."""
+    rng = random.Random(1)
+    for _ in range(count):
+        size, stride, dilation, padding = (
+            [rng.randint(low, high) for _ in range(2)]
+            for low, high in ((1, 19), (1, 3), (1, 3), (0, 9))
+        )
+        least = [
+            max(1, d * (k - 1) + 1 - 2 * p) for d, k, p in zip(dilation, size, padding, strict=True)
+        ]
+        shape = [n + rng.choice([0, rng.randint(0, 40)]) for n in least]
+        batch, channels = rng.choice([0, 1, 2, 3]), rng.choice([1, 3, 8, 15, 16, 17, 40])
+        yield (batch, channels, *shape), size, stride, padding, dilation
+
+
+def weight_grad_definition(x, grad, size, stride, padding, dilation):
+    """out[c, u, v] = sum over n, i, j of grad[n, c, i, j] x[n, c, i s + u d - p, j s + v d - p]."""
+    columns = F.unfold(x, size, dilation, padding, stride)
+    columns = columns.unflatten(1, (x.shape[1], -1))
+    return torch.einsum("nckl,ncl->ck", columns, grad.flatten(2)).view(-1, 1, *size)
+
+
+@built
+@pytest.mark.parametrize("case", list(weight_grad_cases(80)), ids=str)
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_weight_gradient_equals_its_definition(case, memory_format):
+    shape, size, stride, padding, dilation = case
+    x = torch.randn(shape, dtype=torch.double).contiguous(memory_format=memory_format)
+    weight = torch.zeros(shape[1], 1, *size, dtype=torch.double)
+    geometry = (stride, padding, dilation)
+    grad = torch.randn_like(F.conv2d(x, weight, None, *geometry, shape[1]))
+    expected = weight_grad_definition(x, grad, size, *geometry) if shape[0] else weight
+    found = weight_grad(x, grad, size, *geometry)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    single = weight_grad(x.float(), grad.float(), size, *geometry)
+    scale = max(1.0, expected.abs().max().item())
+    torch.testing.assert_close(single.double(), expected, rtol=1e-4, atol=1e-4 * scale)
+    assert torch.equal(single, weight_grad(x.float(), grad.float(), size, *geometry))
+
+
+@built
+def test_two_numbers_of_threads_give_equal_bits():
+    x, grad = torch.randn(2, 40, 50, 30), torch.randn(2, 40, 50, 30)
+    arguments = (x, grad, [17, 17], [1, 1], [8, 8], [1, 1])
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = weight_grad(*arguments)
+        torch.set_num_threads(2)
+        assert torch.equal(one, weight_grad(*arguments))
+    finally:
+        torch.set_num_threads(threads)
+
+
+@built
+def test_weight_gradient_is_an_operator_like_pytorch_s():
+    x = torch.randn(2, 3, 8, 7, dtype=torch.double, requires_grad=True)
+    grad = torch.randn(2, 3, 4, 7, dtype=torch.double, requires_grad=True)
+    arguments = (x, grad, [3, 5], [2, 1], [1, 4], [1, 2])
+    torch.library.opcheck(torch.ops.mmlearnconv.depthwise_weight_grad.default, arguments)
+    assert gradcheck(lambda x, grad: weight_grad(x, grad, *arguments[2:]), (x, grad))
+
+
+@built
+@pytest.mark.parametrize(
+    ("x", "grad", "message"),
+    [
+        (torch.zeros(2, 3, 8), torch.zeros(2, 3, 8, 8), r"must be \(N, C, H, W\)"),
+        (torch.zeros(2, 3, 8, 8), torch.zeros(2, 4, 8, 8), r"must be \(N, C, H, W\)"),
+        (torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 9, 8), "is not what a kernel of"),
+        (torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 8, 8).double(), "input is Float and grad Do"),
+        (torch.zeros(2, 3, 8, 8).half(), torch.zeros(2, 3, 8, 8).half(), "neither float32 nor"),
+    ],
+)
+def test_wrong_arguments_of_the_weight_gradient_are_named(x, grad, message):
+    with pytest.raises(RuntimeError, match=message):
+        weight_grad(x, grad, [3, 3], [1, 1], [1, 1], [1, 1])

@@ -7,7 +7,7 @@ from torch.autograd import gradcheck
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmlearnconv.ops import depthwise_taps, reference
-from tests.ops.sweep import assert_equals_definition, both_formats, built, geometries
+from tests.ops.op_testing import assert_equals_definition, both_formats, built, geometries
 
 
 def cases(count):
@@ -36,7 +36,7 @@ def test_definition_by_hand():
     # The cells left and right of the middle; twice the middle.
     cells = torch.tensor([[[[0, 0], [0, 2]], [[0, 1], [0, 1]]]])
     for function in (reference.depthwise_taps, depthwise_taps):
-        found = function(x, values, cells, torch.tensor([0.5, 0.0]), (1, 3), (1, 1), (0, 1), (1, 1))
+        found = function(x, values, cells, (1, 3), torch.tensor([0.5, 0.0]), (1, 1), (0, 1), (1, 1))
         expected = torch.tensor([[[[200.5, 310.5, 20.5]], [[2.0, 4.0, 6.0]]]])
         torch.testing.assert_close(found, expected)
 
@@ -44,7 +44,7 @@ def test_definition_by_hand():
 def test_all_cells_are_a_dense_kernel():
     x, weight = torch.randn(2, 4, 9, 8), torch.randn(4, 1, 3, 5)
     cells = torch.cartesian_prod(torch.arange(3), torch.arange(5)).expand(4, 1, -1, 2)
-    found = depthwise_taps(x, weight.flatten(2), cells, None, (3, 5), (2, 1), (1, 4), (1, 2))
+    found = depthwise_taps(x, weight.flatten(2), cells, (3, 5), None, (2, 1), (1, 4), (1, 2))
     torch.testing.assert_close(found, F.conv2d(x, weight, None, (2, 1), (1, 4), (1, 2), 4))
 
 
@@ -55,7 +55,7 @@ def test_equals_its_definition(case, memory_format):
 
     def call(function):
         return lambda x, values, bias=None: function(
-            x, values, cells, bias, case["size"], *case["geometry"]
+            x, values, cells, case["size"], bias, *case["geometry"]
         )
 
     ours, definition = call(depthwise_taps), call(reference.depthwise_taps)
@@ -89,9 +89,9 @@ def test_half_precision_sums_in_single(dtype):
         dict(shape=(1, 5, 20, 30), multiplier=1, taps=50, bias=False, size=(9, 9))
     )
     x, values = x.to(dtype), values.float()
-    geometry = ((9, 9), (1, 1), (4, 4), (1, 1))
-    found = depthwise_taps(x, values, cells, None, *geometry)
-    expected = reference.depthwise_taps(x.double(), values.double(), cells, None, *geometry)
+    geometry = ((9, 9), None, (1, 1), (4, 4), (1, 1))
+    found = depthwise_taps(x, values, cells, *geometry)
+    expected = reference.depthwise_taps(x.double(), values.double(), cells, *geometry)
     assert found.dtype == dtype
     # One rounding, of the result.
     torch.testing.assert_close(found.double(), expected, rtol=torch.finfo(dtype).eps, atol=1e-5)
@@ -141,8 +141,8 @@ def test_its_multiply_adds_are_counted():
             torch.zeros(2, 3, 8, 8),
             torch.zeros(3, 2, 5),
             torch.zeros(3, 2, 5, 2, dtype=torch.long),
-            None,
             (1, 1),
+            None,
             (2, 1),
         )
     assert counter.get_total_flops() == 2 * (2 * 6 * 4 * 8) * 5

@@ -1,13 +1,106 @@
-"""Region-aware convolution: the compiled operations against their definition."""
+"""Region-aware convolution against its definition and hand-made cases."""
+
+import itertools
+import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
+from torch.autograd import gradcheck
 
-from mmlearnconv.ops import drconv, drconv2d, drconv2d_factorised, reference
-from mmlearnconv.ops.drconv import _region_product_operator
-from mmlearnconv.ops.reference import conv_output_size
-from tests.ops.sweep import assert_equals_definition, both_formats, built, geometries
+from mmlearnconv.ops import drconv2d, drconv2d_factorised, reference
+from mmlearnconv.ops.drconv import factorised, regions
+from mmlearnconv.ops.geometry import conv_output_size
+from tests.ops.op_testing import (
+    GEOMETRIES,
+    GEOMETRY,
+    assert_equals_definition,
+    assert_same,
+    both_formats,
+    built,
+    double,
+    geometries,
+    make_input,
+    output_size,
+)
+
+
+def guide_like(x, geometry, regions=3):
+    size = output_size(x, *geometry[:4])
+    return torch.randn(x.shape[0], regions, *size, **double, requires_grad=True)
+
+
+@GEOMETRY
+def test_filters_equal_their_definition(geometry, path):
+    kernel, stride, padding, dilation, groups, out = geometry
+    x = make_input()
+    guide = guide_like(x, geometry)
+    filters = torch.randn(2, 3, out, 4 // groups, *kernel, **double, requires_grad=True)
+
+    def call(function):
+        return lambda x, g, f: function(x, g, f, None, stride, padding, dilation, groups)
+
+    assert_same(call(drconv2d), call(reference.drconv2d), (x, guide, filters))
+
+
+@GEOMETRY
+@pytest.mark.parametrize("based", [False, True])
+def test_factors_equal_their_definition(geometry, based, path):
+    kernel, stride, padding, dilation, groups, out = geometry
+    x = make_input()
+    guide = guide_like(x, geometry)
+    pattern = torch.rand(2, 3, *kernel, **double, requires_grad=True)
+    scale, shift = (
+        torch.randn(3, out, 4 // groups, **double, requires_grad=True) for _ in range(2)
+    )
+    base = torch.randn(out, 4 // groups, *kernel, **double, requires_grad=True) if based else None
+
+    def call(function):
+        return lambda *tensors: function(
+            *tensors[:5], None, stride, padding, dilation, groups, base=tensors[5]
+        )
+
+    tensors = x, guide, pattern, scale, shift, base
+    assert_same(call(drconv2d_factorised), call(reference.drconv2d_factorised), tensors)
+
+
+def test_guide_gradient_written_out():
+    """Eq. 6-8 at every location, with numbers."""
+    x, geometry = make_input(1), GEOMETRIES[0]
+    guide = guide_like(x, geometry)
+    filters = torch.randn(1, 3, 6, 4, 3, 3, **double)
+    output = drconv2d(x, guide, filters, None, 1, 1)
+    upstream = torch.randn_like(output)
+    (ours,) = torch.autograd.grad(output, guide, upstream)
+    responses = [F.conv2d(x, filters[0, t], padding=1) for t in range(3)]
+    for row, column in itertools.product(range(8), range(9)):
+        logits = guide[0, :, row, column].tolist()
+        picked = logits.index(max(logits))
+        torch.testing.assert_close(output[0, :, row, column], responses[picked][0, :, row, column])
+        soft = [math.exp(f) / sum(map(math.exp, logits)) for f in logits]
+        inner = [float(upstream[0, :, row, column] @ r[0, :, row, column]) for r in responses]
+        mean = sum(s * i for s, i in zip(soft, inner, strict=True))
+        expected = [s * (i - mean) for s, i in zip(soft, inner, strict=True)]
+        assert ours[0, :, row, column].tolist() == pytest.approx(expected)
+
+
+def test_gradcheck_of_all_but_the_guide(path):
+    x = torch.randn(2, 2, 4, 4, **double, requires_grad=True)
+    guide = torch.randn(2, 3, 4, 4, **double)
+    pattern = torch.rand(2, 3, 3, 3, **double, requires_grad=True)
+    scale, shift = (torch.randn(3, 2, 2, **double, requires_grad=True) for _ in range(2))
+    assert gradcheck(
+        lambda x, p, v, o: drconv2d_factorised(x, guide, p, v, o, None, 1, 1),
+        (x, pattern, scale, shift),
+    )
+
+
+def test_with_one_region_equals_a_convolution():
+    x, weight = make_input(), torch.randn(6, 2, 3, 3, **double)
+    filters = weight.expand(2, 1, -1, -1, -1, -1)
+    ours = drconv2d(x, torch.zeros(2, 1, 8, 9, **double), filters, None, 1, 1, 1, 2)
+    torch.testing.assert_close(ours, F.conv2d(x, weight, None, 1, 1, 1, 2))
 
 
 def cases(count):
@@ -38,27 +131,20 @@ def tensors_of(case):
     return [t.double() for t in tensors]
 
 
-@pytest.fixture(params=["counts", "blocks"])
+@pytest.fixture(params=["sizes", "buckets"])
 def grouping(request, monkeypatch):
     """Locations grouped as on the host, or as on a GPU."""
-    monkeypatch.setattr(drconv, "_counts_on_host", lambda _: request.param == "counts")
-
-
-def definition_of(case):
-    def definition(x, guide, pattern, value, offset):
-        filters = value[..., None, None] * pattern[:, :, None, None] + offset[..., None, None]
-        return reference.drconv2d(x, guide, filters, *case["geometry"], case["groups"])
-
-    return definition
+    monkeypatch.setattr("mmlearnconv.ops.dispatch.is_cpu", lambda _: request.param == "sizes")
 
 
 @pytest.mark.parametrize("case", list(cases(40)), ids=str)
 @both_formats
 def test_factorised_equals_its_definition(case, memory_format, grouping):
-    def ours(*tensors):
-        return drconv2d_factorised(*tensors, *case["geometry"], case["groups"])
+    def call(function):
+        return lambda *tensors: function(*tensors, None, *case["geometry"], case["groups"])
 
-    assert_equals_definition(ours, definition_of(case), tensors_of(case), memory_format)
+    ours, definition = call(drconv2d_factorised), call(reference.drconv2d_factorised)
+    assert_equals_definition(ours, definition, tensors_of(case), memory_format)
 
 
 @pytest.mark.parametrize("case", list(cases(20)), ids=str)
@@ -69,7 +155,7 @@ def test_any_filters_equal_their_definition(case, memory_format, grouping):
     filters = torch.randn(len(x), *shape, dtype=torch.double)
 
     def call(function):
-        return lambda *tensors: function(*tensors, *case["geometry"], case["groups"])
+        return lambda *tensors: function(*tensors, None, *case["geometry"], case["groups"])
 
     ours, definition = call(drconv2d), call(reference.drconv2d)
     assert_equals_definition(ours, definition, (x, guide, filters), memory_format)
@@ -83,7 +169,7 @@ CASE = dict(
 def test_the_product_is_an_operator_like_pytorch_s():
     rows, filters = torch.randn(9, 8), torch.randn(3, 6, 4)
     arguments = rows.requires_grad_(), filters.requires_grad_(), torch.randint(3, (9,)), 2
-    torch.library.opcheck(_region_product_operator, arguments)
+    torch.library.opcheck(torch.ops.mmlearnconv.region_matmul.default, arguments)
 
 
 @built
@@ -121,11 +207,11 @@ def test_tiles_change_nothing(monkeypatch):
 
     def run():
         leaves = [t.clone().requires_grad_() for t in tensors]
-        found = drconv2d_factorised(*leaves, *CASE["geometry"], CASE["groups"])
+        found = drconv2d_factorised(*leaves, None, *CASE["geometry"], CASE["groups"])
         return [found, *torch.autograd.grad(found.square().sum(), leaves)]
 
     whole = run()
-    monkeypatch.setattr("mmlearnconv.ops.drconv._TILE", 3 * 8)
+    monkeypatch.setattr("mmlearnconv.ops.drconv.regions.TILE", 3 * 8)
     for one, other in zip(whole, run(), strict=True):
         torch.testing.assert_close(one, other)
 
@@ -139,8 +225,10 @@ def test_wrong_arguments_are_named():
     shares = torch.zeros(1, 3, 3, 3)
 
     def features(x=x, pattern=shares, region=places, end=36):
-        room = torch.zeros(36, 2, 4)
-        torch.ops.mmlearnconv.drconv_features(x, pattern, region, places, *geometry, 0, end, room)
+        workspace = torch.zeros(36, 2, 4)
+        torch.ops.mmlearnconv.drconv_features(
+            x, pattern, region, places, *geometry, 0, end, workspace
+        )
 
     features()
     for change, message in (
@@ -160,11 +248,11 @@ def test_nothing_on_a_gpu_waits_for_it():
         places = guide.shape[0] * guide.shape[2:].numel()
         region = torch.zeros(places, dtype=torch.long, device="meta")
         rows, grad = x.new_empty(places, x.shape[1]), x.new_empty(places, CASE["out"])
-        product = drconv._product_of_regions(rows, value, region, CASE["groups"])
-        drconv._product_of_regions_backward(grad, rows, value, region, CASE["groups"])
+        product = regions.forward(rows, value, region, CASE["groups"])
+        regions.backward(grad, rows, value, region, CASE["groups"])
         assert product.shape == grad.shape
         with pytest.raises(DynamicOutputShapeException):
-            drconv._order(region, CASE["regions"])
+            regions.sort_by_region(region, CASE["regions"])
 
 
 @built
@@ -173,7 +261,7 @@ def test_nothing_in_tiles_on_a_gpu_waits_for_it():
         x, guide, pattern, value, offset = (t.to("meta") for t in tensors_of(CASE))
         region = guide.max(1).indices.flatten()
         geometry = guide.shape[2:], *CASE["geometry"]
-        (tile,) = drconv._feature_tiles(x, pattern, region, geometry)
-        assert tile.region.shape == tile.places.shape == region.shape
+        (tile,) = factorised._feature_tiles(x, pattern, region, geometry)
+        assert tile.region.shape == tile.locations.shape == region.shape
         grad = x.new_empty(len(region), CASE["out"])
-        drconv._inner_products(grad, x, pattern, value, offset, geometry, CASE["groups"])
+        factorised._inner_products(grad, x, pattern, value, offset, geometry, CASE["groups"])

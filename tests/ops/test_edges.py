@@ -6,19 +6,8 @@ from torch import nn
 
 from mmlearnconv import ops
 from mmlearnconv.ops import reference
-from tests.ops.sweep import built
 
 NAN = float("nan")
-PATHS = [pytest.param("compiled", marks=built), "PyTorch"]
-
-
-@pytest.fixture(params=PATHS)
-def path(request, monkeypatch):
-    if request.param == "PyTorch":
-        for name in ("dcls", "depthwise", "dk", "dke", "drconv"):
-            monkeypatch.setattr(f"mmlearnconv.ops.{name}.has_kernels", lambda _: False)
-        monkeypatch.setattr("mmlearnconv.ops.depthwise.is_compiled", lambda: False)
-    return request.param
 
 
 def is_nan(found, expected):
@@ -58,7 +47,7 @@ def test_tap_value_that_is_no_number(path):
     x, values = torch.randn(2, 3, 4, 5), torch.randn(3, 2, 2)
     values[1, 1, 0] = NAN
     cells = torch.zeros(3, 2, 2, 2, dtype=torch.long)
-    arguments = x, values, cells, None, (5, 5), (1, 1), (2, 2), (1, 1)
+    arguments = x, values, cells, (5, 5), None, (1, 1), (2, 2), (1, 1)
     nan = is_nan(ops.depthwise_taps(*arguments), reference.depthwise_taps(*arguments))
     assert nan[:, 3].all()
     assert not nan[:, :3].any()
@@ -69,11 +58,9 @@ def test_dke_position_that_is_no_number(path, kind):
     x, weight = torch.randn(2, 3, 7, 6), torch.randn(4, 3, 5)
     positions = torch.randn(3, 5, 2)
     positions[2, 1, 0] = NAN
-    window = (9, 9), kind, 2.0, 2.0
-    geometry = (1, 1), (4, 4), (1, 1)
-    found = ops.dke_conv2d(x, weight, *ops.dke_taps(positions, *window), (9, 9), *geometry, 1)
-    response = reference.dke_response(positions, *window)
-    assert is_nan(found, reference.dke_conv2d(x, weight, response, *geometry, 1)).all()
+    arguments = x, weight, positions, (9, 9), None, (1, 1), (4, 4), (1, 1), 1
+    found = ops.dke_conv2d(*arguments, interpolation=kind)
+    assert is_nan(found, reference.dke_conv2d(*arguments, interpolation=kind)).all()
 
 
 @pytest.mark.parametrize("groups", [1, 4])
@@ -86,8 +73,9 @@ def test_dk_offset_that_is_no_number(path, groups, which, number):
     offsets, data = torch.randn(2, 18, *places), torch.randn(2, 18, 6, 5)
     (data if which == "data_offsets" else offsets)[1, number, 0, 0] = NAN
     data = data if which == "data_offsets" else None
-    arguments = x, weight, offsets, (3, 3), (1, 1), (1, 1), (1, 1), groups, data
-    nan = is_nan(ops.dk_conv2d(*arguments), reference.dk_conv2d(*arguments))
+    arguments = x, weight, offsets, (3, 3), None, (1, 1), (1, 1), (1, 1), groups
+    results = [f(*arguments, data_offsets=data) for f in (ops.dk_conv2d, reference.dk_conv2d)]
+    nan = is_nan(*results)
     expected = torch.zeros(2, 6, 5, dtype=torch.bool)
     if which == "global":
         expected[1] = True
@@ -101,9 +89,9 @@ def test_data_offsets_far_beyond_the_map_read_zeros(path):
     offsets = torch.zeros(1, 18, 5, 5)
     for far in (float("inf"), -float("inf"), 1e30):
         data = torch.full_like(offsets, far)
-        arguments = x, weight, offsets, (3, 3), (1, 1), (1, 1), (1, 1), 1, data
-        assert (ops.dk_conv2d(*arguments) == 0).all()
-        assert (reference.dk_conv2d(*arguments) == 0).all()
+        arguments = x, weight, offsets, (3, 3), None, (1, 1), (1, 1), (1, 1), 1
+        for function in (ops.dk_conv2d, reference.dk_conv2d):
+            assert (function(*arguments, data_offsets=data) == 0).all()
 
 
 @pytest.mark.parametrize("value", [NAN, float("inf")])
@@ -112,7 +100,7 @@ def test_data_offsets_far_beyond_the_map_read_zeros(path):
 def test_guide_that_is_no_number(path, value, size, factorised):
     x, guide = torch.randn(2, 3, 6, 5), torch.randn(2, 4, 6, 5)
     guide[1, 2, 3, 4] = value
-    geometry = (1, 1), (size // 2,) * 2, (1, 1), 1
+    geometry = None, (1, 1), (size // 2,) * 2, (1, 1), 1
     pattern, scale, shift = (
         torch.randn(2, 4, size, size),
         torch.randn(4, 6, 3),
@@ -133,7 +121,7 @@ def test_guide_that_is_no_number(path, value, size, factorised):
 @pytest.mark.parametrize("guide", [(2, 4, 8, 8), (2, 4, 17, 16), (1, 4, 16, 16)], ids=str)
 def test_guide_of_another_size_is_refused_with_both(path, size, guide):
     x, guide = torch.randn(2, 3, 16, 16), torch.randn(guide)
-    geometry = (1, 1), (size // 2,) * 2, (1, 1), 1
+    geometry = None, (1, 1), (size // 2,) * 2, (1, 1), 1
     message = rf"guide: shape \({', '.join(map(str, guide.shape))}\); .* N=2 and .*=\(16, 16\)"
     with pytest.raises(ValueError, match=message):
         ops.drconv2d(x, guide, torch.randn(2, 4, 5, 3, size, size), *geometry)
@@ -149,7 +137,7 @@ def test_dk_offsets_on_the_edge_of_the_space_all_move(path, groups, places):
     weight = torch.randn(4, 4 // groups, 3, 3)
     offsets = torch.zeros(2, 18, *places, requires_grad=True)
     x = torch.randn(2, 4, 5, 6)
-    ops.dk_conv2d(x, weight, offsets, (3, 3), (1, 1), (1, 1), (1, 1), groups).sum().backward()
+    ops.dk_conv2d(x, weight, offsets, 3, None, 1, 1, 1, groups).sum().backward()
     assert (offsets.grad.abs().sum((0, 2, 3)) > 0).all()
 
 
@@ -158,7 +146,7 @@ def test_dk_derivative_on_the_edges_points_into_the_space(path):
     weight = torch.arange(9.0).view(1, 1, 3, 3).square().double()
     offsets = torch.ones(1, 2, 1, 1, dtype=torch.double, requires_grad=True)
     x = torch.ones(1, 1, 1, 1, dtype=torch.double)
-    output = ops.dk_conv2d(x, weight, offsets, (1, 1), (1, 1), (0, 0), (1, 1), 1)
+    output = ops.dk_conv2d(x, weight, offsets, 1)
     (slopes,) = torch.autograd.grad(output.sum(), offsets)
     assert output.item() == 64
     assert slopes.flatten().tolist() == [64 - 25, 64 - 49]
@@ -176,38 +164,28 @@ def second(function, tensors, create_graph=True):
     [
         (lambda w, p: ops.dcls_kernel(w, p, (5, 5)), [(2, 2, 3), (2, 2, 2, 3)]),
         (
-            lambda x, v: ops.depthwise_taps(
-                x, v, torch.ones(2, 1, 3, 2, dtype=torch.long), None, (3, 3)
-            ),
+            lambda x, v: ops.depthwise_taps(x, v, torch.ones(2, 1, 3, 2, dtype=torch.long), (3, 3)),
             [(1, 2, 5, 5), (2, 1, 3)],
         ),
         (
-            lambda x, w, o: ops.dk_conv2d(x, w, o, (3, 3), (1, 1), (1, 1), (1, 1), 2),
+            lambda x, w, o: ops.dk_conv2d(x, w, o, 3, None, 1, 1, 1, 2),
             [(1, 2, 4, 4), (2, 1, 4, 4), (1, 18, 4, 4)],
         ),
         (
-            lambda x, w, o: ops.dk_conv2d(x, w, o, (3, 3), (1, 1), (1, 1), (1, 1), 1),
+            lambda x, w, o: ops.dk_conv2d(x, w, o, 3, None, 1, 1),
             [(1, 2, 4, 4), (2, 2, 4, 4), (1, 18, 4, 4)],
         ),
         (
-            lambda x, w, p: ops.dke_conv2d(
-                x,
-                w,
-                *ops.dke_taps(p, (9, 9), "gauss", 2.0, 2.0),
-                (9, 9),
-                *((1, 1), (4, 4)),
-                (1, 1),
-                1,
-            ),
+            lambda x, w, p: ops.dke_conv2d(x, w, p, (9, 9), None, 1, 4),
             [(1, 2, 4, 4), (2, 2, 3), (2, 3, 2)],
         ),
         (lambda p: ops.dke_response(p, (9, 9), "gauss", 2.0, 2.0), [(2, 3, 2)]),
         (
-            lambda x, g, f: ops.drconv2d(x, g, f, (1, 1), (1, 1), (1, 1), 1),
+            lambda x, g, f: ops.drconv2d(x, g, f, None, 1, 1),
             [(1, 2, 4, 4), (1, 3, 4, 4), (1, 3, 2, 2, 3, 3)],
         ),
         (
-            lambda x, g, *f: ops.drconv2d_factorised(x, g, *f, (1, 1), (1, 1), (1, 1), 1),
+            lambda x, g, *f: ops.drconv2d_factorised(x, g, *f, None, 1, 1),
             [(1, 2, 4, 4), (1, 3, 4, 4), (1, 3, 3, 3), (3, 2, 2), (3, 2, 2)],
         ),
         (ops.orthogonalize, [(3, 5)]),
@@ -225,17 +203,19 @@ def second(function, tensors, create_graph=True):
     ],
 )
 def test_second_derivatives_are_refused(call, shapes):
-    if not ops.is_compiled() and shapes[0] in ((2, 2, 3), (1, 2, 5, 5), (1, 2, 4, 4)):
+    if not ops.has_extension() and shapes[0] in ((2, 2, 3), (1, 2, 5, 5), (1, 2, 4, 4)):
         pytest.skip("PyTorch's own operations have second derivatives")
     with pytest.raises(RuntimeError, match="can be differentiated once, not twice"):
         second(call, [torch.randn(shape) for shape in shapes])
 
 
-def test_second_derivatives_where_pytorch_has_them(monkeypatch):
+def test_second_derivatives_where_pytorch_has_them():
     """By differences of the first, along a line."""
-    for name in ("dcls", "depthwise", "dk", "dke"):
-        monkeypatch.setattr(f"mmlearnconv.ops.{name}.has_kernels", lambda _: False)
-    monkeypatch.setattr("mmlearnconv.ops.depthwise.is_compiled", lambda: False)
+    with ops.without_extension():
+        assert_second_derivatives()
+
+
+def assert_second_derivatives():
     size = (5, 5)
     weight = torch.randn(2, 1, 3, dtype=torch.double, requires_grad=True)
     positions = torch.randn(2, 2, 1, 3, dtype=torch.double, requires_grad=True)

@@ -12,11 +12,9 @@ import torch
 
 from mmlearnconv import ops
 from mmlearnconv.ops import reference
-from mmlearnconv.ops.reference import conv_output_size
-from tests.ops.sweep import built
+from mmlearnconv.ops.geometry import conv_output_size
 
 CASES = int(os.environ.get("MMLEARNCONV_TEST_CASES", "20"))
-MODULES = ("dcls", "depthwise", "dk", "dke", "drconv")
 
 
 def normal(*shape):
@@ -68,8 +66,8 @@ def dcls_kernel(rng):
     if kind != "bilinear" and rng.random() < 0.7:
         tensors.append(0.3 * normal(len(size), *shape))
 
-    def call(function, weight, places, width=None):
-        return function(weight, places, size, kind, width)
+    def call(function, weight, where, width=None):
+        return function(weight, where, size, kind, width)
 
     return call, ops.dcls_kernel, reference.dcls_kernel, tensors
 
@@ -84,7 +82,7 @@ def depthwise_conv2d(rng):
     def definition(x, weight, bias=None):
         values = weight.flatten(2)
         cells = torch.cartesian_prod(*map(torch.arange, size)).expand(*values.shape, 2)
-        return reference.depthwise_taps(x, values, cells, bias, size, *geometry)
+        return reference.depthwise_taps(x, values, cells, size, bias, *geometry)
 
     def call(function, x, weight, bias=None):
         if function is definition:
@@ -104,7 +102,7 @@ def depthwise_taps(rng):
         tensors.append(normal(channels * lists[1]))
 
     def call(function, x, values, bias=None):
-        return function(x, values, cells, bias, size, *geometry)
+        return function(x, values, cells, size, bias, *geometry)
 
     return call, ops.depthwise_taps, reference.depthwise_taps, tensors
 
@@ -125,7 +123,8 @@ def dk_conv2d(rng):
         tensors.append(positions(rng, batch, numbers, *places, scale=3))
 
     def call(function, x, weight, offsets, data_offsets=None):
-        return function(x, weight, offsets, size, *geometry, groups, data_offsets)
+        arguments = x, weight, offsets, size, None, *geometry, groups
+        return function(*arguments, data_offsets=data_offsets)
 
     return call, ops.dk_conv2d, reference.dk_conv2d, tensors
 
@@ -151,19 +150,13 @@ def dke_conv2d(rng):
     if rng.random() < 0.6:
         tensors.append(normal(batch, points, *size))
     alpha, radius = rng.choice([0.5, 2.0, 10.0]), rng.choice([1.0, 2.0])
-    interpolation = window, kind, alpha, radius
+    options = dict(interpolation=kind, alpha=alpha, radius=radius)
 
-    def definition(x, weight, places, attention=None):
-        response = reference.dke_response(places, *interpolation)
-        geometry = stride, padding, dilation
-        return reference.dke_conv2d(x, weight, response, *geometry, groups, attention)
+    def call(function, x, weight, where, attention=None):
+        arguments = x, weight, where, window, None, stride, padding, dilation, groups
+        return function(*arguments, attention=attention, **options)
 
-    def ours(x, weight, places, attention=None):
-        taps = ops.dke_taps(places, *interpolation)
-        geometry = window, stride, padding, dilation
-        return ops.dke_conv2d(x, weight, *taps, *geometry, groups, attention)
-
-    return lambda function, *tensors: function(*tensors), ours, definition, tensors
+    return call, ops.dke_conv2d, reference.dke_conv2d, tensors
 
 
 def drconv2d(rng):
@@ -178,7 +171,7 @@ def drconv2d(rng):
     ]
 
     def call(function, *tensors):
-        return function(*tensors, *geometry, groups)
+        return function(*tensors, None, *geometry, groups)
 
     return call, ops.drconv2d, reference.drconv2d, tensors
 
@@ -197,14 +190,10 @@ def drconv2d_factorised(rng):
         normal(*filters),
     ]
 
-    def definition(x, guide, pattern, value, offset):
-        built = value[..., None, None] * pattern[:, :, None, None] + offset[..., None, None]
-        return reference.drconv2d(x, guide, built, *geometry, groups)
+    def call(function, *tensors):
+        return function(*tensors, None, *geometry, groups)
 
-    def ours(*tensors):
-        return ops.drconv2d_factorised(*tensors, *geometry, groups)
-
-    return lambda function, *tensors: function(*tensors), ours, definition, tensors
+    return call, ops.drconv2d_factorised, reference.drconv2d_factorised, tensors
 
 
 def condconv2d(rng):
@@ -218,7 +207,7 @@ def condconv2d(rng):
     ]
 
     def call(function, *tensors):
-        return function(*tensors, *geometry, groups)
+        return function(*tensors, None, *geometry, groups)
 
     return call, ops.condconv2d, reference.condconv2d, tensors
 
@@ -274,12 +263,6 @@ def checked(make, number):
 
 
 @pytest.mark.parametrize("make", OPERATIONS, ids=lambda make: make.__name__)
-@pytest.mark.parametrize("path", [pytest.param("compiled", marks=built), "PyTorch"])
-def test_values_and_gradients_are_the_definition_s(make, path, monkeypatch):
-    if path == "PyTorch":
-        for name in MODULES:
-            module = f"mmlearnconv.ops.{name}"
-            monkeypatch.setattr(f"{module}.has_kernels", lambda _: False)
-        monkeypatch.setattr("mmlearnconv.ops.depthwise.is_compiled", lambda: False)
+def test_values_and_gradients_are_the_definition_s(make, path):
     for number in range(CASES):
         checked(make, number)

@@ -7,12 +7,17 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
+from mmlearnconv.catalog import names, operator_of
 from mmlearnconv.layers import DCLSConv2d, DepthwiseTapsConv2d, LearnableConv
 from mmlearnconv.models import ConvNeXt
 from mmlearnconv.surgery import fold_convs, folded_config, swap_convs
 
 SMALL = dict(depths=(1, 1, 1, 1), channels=(8, 16, 24, 32))
-STATIC = ("DCLS", "CoC", "ACU", "ConvStnd", "ConvOrth")
+STATIC = names(static=True, takes_over=False)
+# Whose folded kernels are larger than the nominal ones.
+GROW = [
+    name for name in STATIC if operator_of(name).build(2, 2, 3).dense_kernel().shape[2:] != (3, 3)
+]
 
 
 class Net(nn.Module):
@@ -61,7 +66,7 @@ def test_fusing_before_folding_leaves_learnable_convolutions_alone():
     torch.testing.assert_close(fuse_conv_bn(model)(x), expected)
 
 
-@pytest.mark.parametrize("operator", ["DK", "DKE", "DRConv", "CondConv"])
+@pytest.mark.parametrize("operator", names(static=False))
 def test_dynamic_layers_are_refused_by_name_and_nothing_changes(operator):
     model = nn.Sequential(Net(dict(type="CoC")), Net(dict(type=operator)))
     before = dict(model.named_modules())
@@ -145,7 +150,7 @@ def test_the_config_of_a_same_sized_model_is_the_stock_one(model):
     assert_loads_and_gives_the_same(stock, folded)
 
 
-@pytest.mark.parametrize("operator", ["DCLS", "ACU"])
+@pytest.mark.parametrize("operator", GROW)
 @pytest.mark.parametrize("swap", [False, True])
 def test_the_config_of_a_model_whose_kernels_grew_builds_it(operator, swap):
     conv = dict(type=operator)

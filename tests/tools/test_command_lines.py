@@ -155,7 +155,7 @@ def test_detectors_train_and_test_on_coco(detector, options, tiny_coco, tmp_path
 
 def test_a_segmentor_trains_and_tests_on_ade20k(tiny_ade, tmp_path):
     run(
-        *("tools/train.py", "configs/upernet_dcls_convnext_t.py", "--data-root", tiny_ade),
+        *("tools/train.py", "configs/dcls/upernet_dcls_convnext_t.py", "--data-root", tiny_ade),
         *("--work-dir", tmp_path, "--cfg-options", "train_cfg.max_iters=2"),
         *("train_cfg.val_interval=2", "default_hooks.logger.interval=1"),
         *("default_hooks.checkpoint.interval=2", "train_dataloader.batch_size=2"),

@@ -9,6 +9,7 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 
+from mmlearnconv.catalog import names
 from tests.conftest import ROOT
 from tests.tools.test_command_lines import (
     ONE_PROCESS,
@@ -49,7 +50,7 @@ def assert_quickstart_learns(operator, work_dir, *options, arguments=(), hooks=(
     falls(work_dir)
 
 
-@pytest.mark.parametrize("operator", ["DCLS", "DK", "DKE", "CoC", "DRConv"])
+@pytest.mark.parametrize("operator", names(baselines=False))
 def test_mixed_precision_averages_and_accumulation(operator, tmp_path):
     assert_quickstart_learns(
         operator,
@@ -81,7 +82,7 @@ def test_losses_and_figures_are_in_the_log(tmp_path):
     assert_quickstart_learns("DCLS", tmp_path, hooks=hooks)
     lines = [line for line in scalars(tmp_path) if "loss" in line]
     assert ["loss_repulsive" in line for line in lines] == [False] * 10 + [True] * 10
-    for name in ("positions_speed", "positions_at_edge"):
+    for name in ("position_step", "positions_at_edge"):
         for stage in (1, 2, 3, 4):
             assert f"{name}/backbone.layer{stage}" in lines[-1]
 

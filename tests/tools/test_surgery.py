@@ -15,6 +15,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
+from mmlearnconv.catalog import names
 from tests.conftest import ROOT
 from tests.engine.test_checkpoint import Payload
 from tests.tools.test_command_lines import (
@@ -195,7 +196,7 @@ def test_a_trained_and_folded_coc_model_runs_in_stock_mmdet(outputs, folder):
     image = "data/coco/val2017/demo.jpg"
     results = []
     for name, prelude, paths in (
-        ("ours", "import sys", ("configs/retinanet_coc_r50.py", "work_dirs/coc/epoch_12.pth")),
+        ("ours", "import sys", ("configs/coc/retinanet_coc_r50.py", "work_dirs/coc/epoch_12.pth")),
         ("stock", ALONE, ("folded/retinanet_coc_r50.py", "folded/retinanet_coc_r50.pth")),
     ):
         saved = folder / f"{name}.pth"
@@ -257,7 +258,7 @@ else:
 def test_inferencers_take_a_swapped_config(scope, tiny_coco, tmp_path):
     from mmengine.utils import get_installed_path
 
-    config = ROOT / "configs/mask_rcnn_dcls_r50.py"
+    config = ROOT / "configs/dcls/mask_rcnn_dcls_r50.py"
     if scope == "mmseg":
         config = tmp_path / "swapped.py"
         name = "/.mim/configs/fcn/fcn_r50-d8_4xb2-40k_cityscapes-512x1024.py"
@@ -271,7 +272,10 @@ def test_inferencers_take_a_swapped_config(scope, tiny_coco, tmp_path):
 def test_mmdet_s_own_tool_takes_a_swapped_config(folder, tmp_path):
     from mmengine.utils import get_installed_path
 
-    command = [get_installed_path("mmdet") + "/.mim/tools/test.py", "configs/mask_rcnn_dcls_r50.py"]
+    command = [
+        get_installed_path("mmdet") + "/.mim/tools/test.py",
+        "configs/dcls/mask_rcnn_dcls_r50.py",
+    ]
     result = subprocess.run(
         [
             *(sys.executable, *command, "plain.pth", "--work-dir", tmp_path),
@@ -301,7 +305,7 @@ def harmful(tmp_path):
         ["tools/train.py", QUICKSTART, "--cfg-options", *TINY, "load_from={}"],
         ["tools/train.py", QUICKSTART, "--resume", "{}", "--cfg-options", *TINY],
         [
-            *("tools/train.py", "configs/retinanet_coc_r50.py", "--data-root", "coco"),
+            *("tools/train.py", "configs/coc/retinanet_coc_r50.py", "--data-root", "coco"),
             *("--cfg-options", *ONE_PROCESS, "model.backbone.init_cfg.type=Pretrained"),
             "model.backbone.init_cfg.checkpoint={}",
         ],
@@ -395,7 +399,7 @@ def plain_quickstart(tmp_path_factory):
 
 
 @pytest.mark.xdist_group("plain_quickstart")
-@pytest.mark.parametrize("operator", ["DCLS", "DK", "DKE", "CoC", "DRConv"])
+@pytest.mark.parametrize("operator", names(baselines=False))
 def test_a_swap_keeps_the_average_precision(plain_quickstart, operator, tmp_path):
     checkpoint, expected = plain_quickstart
     assert expected["coco/segm_mAP_50"] > 0.05

@@ -1,0 +1,98 @@
+"""A row of a table: a network, counted, beside what its paper printed."""
+
+import fnmatch
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+from mmlearnconv.analysis import Complexity, count_complexity
+from mmlearnconv.analysis.complexity import PUBLISHED_SIZES
+from mmlearnconv.registry import MODELS
+
+MILLION, BILLION = 10**6, 10**9
+IMAGENET = (224, 224)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a paper's table.
+
+    Args:
+        table: 'DK, table 1'.
+        model: its name there.
+        network: our network's config, or the file that holds it.
+        parameters: as printed, in millions.
+        macs: as printed, in ``unit``.
+        unit: of multiply-adds, million or billion.
+        base: the model in the same table whose figures this one adds to.
+        elementwise: whether the table counts operations of norms, ReLUs and pooling.
+        unguided: shell-style pattern of layers that another one's guide serves.
+        size: height and width of the image.
+        accuracy: as printed: what training should reach.
+        note: why our figure differs.
+    """
+
+    table: str
+    model: str
+    network: Mapping[str, Any] | str
+    parameters: str | None = None
+    macs: str | None = None
+    unit: int = BILLION
+    base: str | None = None
+    elementwise: bool = False
+    unguided: str = ""
+    size: tuple[int, int] = IMAGENET
+    accuracy: str = ""
+    note: str = ""
+
+    @property
+    def ours(self) -> tuple[float, float]:
+        """Our parameters, in millions, and multiply-adds, in ``unit``."""
+        counts = _count(self)
+        operations = counts.macs + counts.elementwise * self.elementwise
+        for name in fnmatch.filter(counts.layers, self.unguided):
+            operations -= counts.layers[name].get("guide", 0)
+        return counts.parameters / MILLION, operations / self.unit
+
+    @property
+    def printed(self) -> tuple[str | None, str | None]:
+        """The paper's parameters and multiply-adds."""
+        return self.parameters, self.macs
+
+    def agrees(self) -> tuple[bool | None, bool | None]:
+        """Whether each figure is the printed one to its last digit; ``None`` without one."""
+        return tuple(
+            None if theirs is None else _rounded(ours, theirs) == theirs
+            for ours, theirs in zip(self.ours, self.printed, strict=True)
+        )
+
+
+def digits_of(printed: str) -> int:
+    """Of a figure, behind the point."""
+    return len(printed.partition(".")[2])
+
+
+def _rounded(ours: float, theirs: str) -> str:
+    digits = digits_of(theirs)
+    # Half up, as people round.
+    return f"{math.floor(ours * 10**digits + 0.5) / 10**digits:.{digits}f}"
+
+
+_counted: dict[str, Complexity] = {}
+
+
+def _count(row: Row) -> Complexity:
+    key = repr(row.network)
+    if key not in _counted:
+        if isinstance(row.network, str):
+            cfg = Config.fromfile(row.network)
+            scope = cfg.get("default_scope", "mmdet")
+            init_default_scope(scope)
+            _counted[key] = count_complexity(MODELS.build(cfg.model), PUBLISHED_SIZES[scope])
+        else:
+            _counted[key] = count_complexity(MODELS.build(dict(row.network)), row.size)
+    return _counted[key]

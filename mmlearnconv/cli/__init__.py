@@ -1,0 +1,27 @@
+"""What the command lines below ``tools/`` share: arguments, configs, data roots, launchers."""
+
+from .arguments import add_trust_option, argument_parser
+from .config import (
+    draw_predictions,
+    dump_predictions,
+    load_config,
+    read_config,
+    use_amp,
+    use_auto_scale_lr,
+)
+from .data import check_data, set_data_root
+from .run import run
+
+__all__ = [
+    "add_trust_option",
+    "argument_parser",
+    "check_data",
+    "draw_predictions",
+    "dump_predictions",
+    "load_config",
+    "read_config",
+    "run",
+    "set_data_root",
+    "use_amp",
+    "use_auto_scale_lr",
+]

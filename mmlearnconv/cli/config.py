@@ -1,0 +1,112 @@
+"""From arguments to a config that a Runner can be built from."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+
+from ..engine import enforce_weights_only
+from .data import set_data_root
+from .distributed import use_gloo
+
+
+def read_config(path: str, options: dict[str, Any] | None = None) -> Config:
+    """A config, some of its values overridden.
+
+    Raises:
+        FileNotFoundError: no such config.
+    """
+    if not Path(path).is_file():
+        same_name = sorted(map(str, Path(path).parent.rglob(Path(path).name)))
+        hint = f"; did you mean {' or '.join(same_name)}?" if same_name else ""
+        raise FileNotFoundError(f"config {path} does not exist{hint}")
+    cfg = Config.fromfile(path)
+    cfg.merge_from_dict(options or {})
+    return cfg
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read a config and apply the options of :func:`argument_parser` to it.
+
+    From here on the process loads checkpoints as :func:`load_checkpoint` does.
+
+    The working folder is ``--work-dir``, else the config's, else ``work_dirs/<config's name>``.
+
+    Raises:
+        FileNotFoundError: no such config.
+        ValueError: ``data_root`` cannot be applied to the config.
+    """
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    enforce_weights_only(args.trust_checkpoint)
+    cfg = read_config(args.config, args.cfg_options)
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get("work_dir") is None:
+        cfg.work_dir = str(Path("work_dirs") / Path(args.config).stem)
+    if args.data_root is not None:
+        set_data_root(cfg, args.data_root)
+    cfg.launcher = args.launcher
+    if args.launcher != "none" and not torch.cuda.is_available():
+        use_gloo(cfg, args.launcher)
+    return cfg
+
+
+def use_amp(cfg: Config) -> None:
+    """Train in automatic mixed precision.
+
+    float16 with dynamic loss scaling on a GPU, bfloat16 without one; a config that already names a
+    wrapper for mixed precision keeps it.
+    """
+    if cfg.optim_wrapper.get("type", "OptimWrapper") != "OptimWrapper":
+        return
+    if torch.cuda.is_available():
+        cfg.optim_wrapper.type = "AmpOptimWrapper"
+        cfg.optim_wrapper.loss_scale = "dynamic"
+    else:
+        cfg.optim_wrapper.type = "BFloat16OptimWrapper"
+
+
+def use_auto_scale_lr(cfg: Config) -> None:
+    """Scale the learning rate by the real batch size over the recipe's.
+
+    Raises:
+        ValueError: the config does not say the recipe's batch size.
+    """
+    if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
+        raise ValueError("--auto-scale-lr needs auto_scale_lr.base_batch_size in the config")
+    cfg.auto_scale_lr.enable = True
+
+
+def draw_predictions(cfg: Config, folder: str) -> None:
+    """Have a test run draw every prediction into ``folder``.
+
+    Raises:
+        ValueError: the config has no visualisation hook.
+    """
+    hook = cfg.get("default_hooks", {}).get("visualization")
+    if hook is None:
+        raise ValueError("--show-dir needs default_hooks.visualization in the config")
+    folder = os.path.abspath(folder)
+    hook.draw = True
+    if hook.type == "DetVisualizationHook":
+        hook.test_out_dir = folder
+    else:
+        cfg.visualizer.save_dir = folder
+
+
+def dump_predictions(cfg: Config, path: str) -> None:
+    """Have a test run write its predictions to a pickle file.
+
+    Raises:
+        ValueError: ``path`` does not end with ``.pkl`` or ``.pickle``.
+    """
+    if not path.endswith((".pkl", ".pickle")):
+        raise ValueError(f"--out {path}: must end with .pkl or .pickle")
+    metric = "DumpDetResults" if cfg.get("default_scope") == "mmdet" else "DumpResults"
+    evaluators = (
+        cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
+    )
+    cfg.test_evaluator = [*evaluators, dict(type=metric, out_file_path=path)]

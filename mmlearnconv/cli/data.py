@@ -1,0 +1,99 @@
+"""Where a config's data sets lie."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import DATASETS, DefaultScope
+
+_DATALOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
+_EVALUATORS = ("train_evaluator", "val_evaluator", "test_evaluator")
+
+
+def set_data_root(cfg: Config, root: str) -> None:
+    """Point every data loader and evaluator of a config at data under ``root``.
+
+    Every path that starts with the data sets' ``data_root`` (their common parent where they differ)
+    starts with ``root`` instead.
+
+    Raises:
+        ValueError: no data set has a ``data_root``, or they have no common parent.
+    """
+    old_roots = {dataset["data_root"] for _, dataset in _datasets(cfg) if dataset.get("data_root")}
+    if not old_roots:
+        raise ValueError(
+            f"--data-root {root}: no data set of the config has a data_root to replace"
+        )
+    try:
+        old = os.path.commonpath(old_roots)
+    except ValueError:
+        old = ""
+    if not old:
+        raise ValueError(
+            f"--data-root {root}: the data sets' roots {sorted(old_roots)} have no common parent; "
+            "set each one by --cfg-options"
+        )
+
+    def replaced(value: Any) -> Any:
+        if isinstance(value, dict):
+            for key in value:
+                value[key] = replaced(value[key])
+        elif isinstance(value, (list, tuple)):
+            return type(value)(replaced(v) for v in value)
+        elif isinstance(value, str):
+            path = os.path.normpath(value)
+            if path == old or path.startswith(old + os.sep):
+                # A trailing slash stays: some configs concatenate.
+                end = os.sep if value.endswith(os.sep) else ""
+                return os.path.normpath(os.path.join(root, os.path.relpath(path, old))) + end
+        return value
+
+    for key in (*_DATALOADERS, *_EVALUATORS, "data_root"):
+        if key in cfg:
+            cfg[key] = replaced(cfg[key])
+
+
+def check_data(cfg: Config, *splits: str) -> None:
+    """Make sure that the files of the named splits' data sets exist.
+
+    Args:
+        cfg: the config.
+        splits: ``'train'``, ``'val'``, ``'test'``.
+
+    Raises:
+        FileNotFoundError: one does not, in a sentence that says how to point elsewhere.
+    """
+    for loader, dataset in _datasets(cfg):
+        if loader.removesuffix("_dataloader") not in splits:
+            continue
+        with DefaultScope.overwrite_default_scope(cfg.get("default_scope")):
+            kind = DATASETS.get(dataset["type"]) if "type" in dataset else None
+        if getattr(kind, "makes_its_data", False):
+            continue
+        root = dataset.get("data_root") or ""
+        prefixes = dataset.get("data_prefix") or {}
+        for part in (dataset.get("ann_file"), *prefixes.values()):
+            path = os.path.join(root, part) if isinstance(part, str) else root
+            if path and "://" not in path and not os.path.exists(path):
+                raise FileNotFoundError(
+                    f"no data for {loader}: looked for {path} under data_root {root or '(none)'}; "
+                    "name the folder that holds your data with --data-root DIR"
+                )
+
+
+def _datasets(cfg: Config) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every data set of every data loader, below wrappers too, with the loader's name."""
+
+    def walk(value: Any) -> Iterator[dict[str, Any]]:
+        if isinstance(value, dict):
+            if "data_root" in value or "ann_file" in value:
+                yield value
+            value = list(value.values())
+        if isinstance(value, (list, tuple)):
+            for item in value:
+                yield from walk(item)
+
+    for loader in _DATALOADERS:
+        for dataset in walk((cfg.get(loader) or {}).get("dataset")):
+            yield loader, dataset

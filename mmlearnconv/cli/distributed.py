@@ -1,0 +1,45 @@
+"""Distributed runs without a GPU."""
+
+import os
+from typing import Any
+
+import torch.distributed
+from mmengine.config import Config
+from mmengine.logging import print_log
+
+# Where launchers other than torch's put the rank, the number of ranks and the rank on this host.
+_RANK_VARIABLES = {
+    "slurm": ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
+    "mpi": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
+}
+
+
+def use_gloo(cfg: Config, launcher: str) -> None:
+    """Let a distributed run work without a GPU: gloo, DDP without devices, no SyncBN.
+
+    mmengine's launchers select a CUDA device, so the process group is opened here.
+    """
+    for name, source in zip(
+        ("RANK", "WORLD_SIZE", "LOCAL_RANK"), _RANK_VARIABLES.get(launcher, ()), strict=False
+    ):
+        os.environ[name] = os.environ[source]
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("gloo")
+    cfg.model_wrapper_cfg = dict(
+        type="MMDistributedDataParallel", device_ids=None, broadcast_buffers=False
+    )
+    if _replace_sync_bn(cfg.model):
+        print_log("SyncBN needs a GPU: training with BN, whose statistics differ by rank")
+
+
+def _replace_sync_bn(value: Any) -> bool:
+    found = False
+    if isinstance(value, dict):
+        if value.get("type") == "SyncBN":
+            value["type"] = "BN"
+            found = True
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            found = _replace_sync_bn(item) or found
+    return found

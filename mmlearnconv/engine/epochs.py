@@ -1,0 +1,19 @@
+"""Epochs and iterations."""
+
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.runner import IterBasedTrainLoop
+
+
+def refuse_epochs(hook: Hook, runner: Any, name: str) -> None:
+    """Refuse a number of epochs in a loop that has none.
+
+    Raises:
+        ValueError: the loop counts iterations.
+    """
+    if isinstance(runner.train_loop, IterBasedTrainLoop):
+        raise ValueError(
+            f"{type(hook).__name__}: {name}={getattr(hook, name)} counts epochs, and this loop has "
+            "none; count iterations, with by_epoch=False"
+        )

@@ -1,0 +1,128 @@
+"""A hook that logs what the layers learn."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from torch import Tensor, nn
+
+from ..layers.base import LearnableConv
+from ..layers.dcls import DCLSConv
+from ..layers.drconv import DRConv2d
+from .model import unwrap_model
+
+
+@HOOKS.register_module()
+class LearnableConvStatsHook(Hook):
+    """Logs what the layers learn, part by part, as scalars of every visualiser.
+
+    Parts are stages: names of modules up to the last number but one (``backbone.stages.2``,
+    ``neck.fpn_convs``). For each,
+
+    - ``position_step``: mean distance in cells that positions moved an iteration since they were
+      last logged (of DCLS and DKE);
+    - ``position_radius``: distance in cells that positions of DCLS and DKE have from the kernel's
+      centre, the mean: a 3x3 grid has 1.07;
+    - ``positions_at_edge``: share of DCLS elements that lie on the window's edge on an axis: if it
+      grows, enlarge the window;
+    - ``regions_entropy``: entropy in bits of DRConv's regions over the locations of a batch, at
+      most the logarithm of their number; ``regions_empty``: regions that no location chose, a mean
+      over layers.
+
+    Args:
+        interval: iterations between two records. Default: 50.
+
+    Raises:
+        ValueError: ``interval`` below 1.
+    """
+
+    def __init__(self, interval: int = 50) -> None:
+        if interval < 1:
+            raise ValueError(f"interval: {interval!r}; must be at least 1")
+        self.interval = interval
+
+    def before_train(self, runner: Any) -> None:
+        self._stages: dict[str, list[LearnableConv]] = {}
+        for name, module in unwrap_model(runner.model).named_modules():
+            if isinstance(module, LearnableConv):
+                self._stages.setdefault(stage_of(name), []).append(module)
+        self._places = self._copy_positions()
+        self._regions: dict[DRConv2d, Tensor] = {}
+        self._handles: list[Any] = []
+
+    def _copy_positions(self) -> dict[nn.Parameter, Tensor]:
+        found = (_positions(layer) for layers in self._stages.values() for layer in layers)
+        return {p: p.detach().clone() for p in found if p is not None}
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        if (runner.iter + 1) % self.interval:
+            return
+        for layers in self._stages.values():
+            for layer in layers:
+                if isinstance(layer, DRConv2d):
+                    self._handles.append(
+                        layer.register_forward_hook(self._count_regions, with_kwargs=True)
+                    )
+
+    @torch.no_grad()
+    def _count_regions(
+        self, layer: DRConv2d, args: tuple[Tensor, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
+        guide = kwargs.get("guide", args[1] if len(args) > 1 else None)
+        guide = layer.guide(args[0]) if guide is None else guide
+        counts = guide.argmax(1).flatten().bincount(minlength=layer.regions)
+        self._regions[layer] = self._regions.get(layer, 0) + counts
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        if (runner.iter + 1) % self.interval:
+            return
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        for stage, layers in self._stages.items():
+            for name, values in self._measure(layers).items():
+                value = torch.stack(values).mean().item()
+                runner.message_hub.update_scalar(f"train/{name}/{stage}", value)
+        self._places = self._copy_positions()
+        self._regions.clear()
+
+    @torch.no_grad()
+    def _measure(self, layers: list[LearnableConv]) -> dict[str, list[Tensor]]:
+        found: dict[str, list[Tensor]] = {}
+        for layer in layers:
+            positions = _positions(layer)
+            if positions is not None:
+                # DCLS has the axes first, DKE last.
+                axis = 0 if isinstance(layer, DCLSConv) else -1
+                moved = (positions - self._places[positions]).norm(dim=axis).mean()
+                found.setdefault("position_step", []).append(moved / self.interval)
+                found.setdefault("position_radius", []).append(positions.norm(dim=axis).mean())
+                if isinstance(layer, DCLSConv):
+                    found.setdefault("positions_at_edge", []).append(layer.edge_fraction())
+            if layer in self._regions:
+                counts = self._regions[layer].double()
+                share = counts / counts.sum().clamp_min(1)
+                entropy = torch.special.entr(share).sum() / np.log(2)
+                found.setdefault("regions_entropy", []).append(entropy)
+                found.setdefault("regions_empty", []).append((counts == 0).sum().double())
+        return found
+
+
+def stage_of(name: str) -> str:
+    """The part of a model that a layer belongs to, for a figure a part.
+
+    ``backbone.stages.2.1.depthwise_conv`` is of ``backbone.stages.2``, ``backbone.layer3.4.conv2``
+    of ``backbone.layer3``, ``neck.fpn_convs.0.conv`` of ``neck.fpn_convs``.
+    """
+    parts = name.split(".")
+    numbers = [i for i, part in enumerate(parts) if part.isdigit()]
+    return ".".join(parts[: numbers[-1]]) if numbers else ".".join(parts[:-1]) or name
+
+
+def _positions(layer: LearnableConv) -> nn.Parameter | None:
+    """The positions that a layer holds, if any; shared ones are their owner's."""
+    return dict(layer.named_parameters(recurse=False)).get("positions")

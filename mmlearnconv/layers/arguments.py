@@ -1,0 +1,60 @@
+"""Checks of arguments: each gives the value, or one error that names argument, value and choice."""
+
+from collections.abc import Iterable, Sequence
+from numbers import Integral
+from typing import Any
+
+
+def int_tuple(name: str, value: int | Iterable[int], length: int, minimum: int) -> tuple[int, ...]:
+    """``value`` for each of ``length`` axes.
+
+    Raises:
+        TypeError: neither an integer nor ``length`` integers.
+        ValueError: a number below ``minimum``.
+    """
+    values = tuple(value) if isinstance(value, Iterable) else (value,) * length
+    if isinstance(value, str) or len(values) != length or not all(map(_is_integer, values)):
+        raise TypeError(f"{name}: {value!r} is neither an integer nor {length} integers")
+    if min(values) < minimum:
+        raise ValueError(f"{name}: {value!r}; must be at least {minimum}")
+    return tuple(int(v) for v in values)
+
+
+def positive_int(name: str, value: int) -> int:
+    """``value``.
+
+    Raises:
+        TypeError: no integer.
+        ValueError: less than 1.
+    """
+    if not _is_integer(value):
+        raise TypeError(f"{name}: {value!r} is not an integer")
+    if value < 1:
+        raise ValueError(f"{name}: {value!r}; must be at least 1")
+    return int(value)
+
+
+def one_of(name: str, value: Any, allowed: Sequence[Any]) -> Any:
+    """``value``.
+
+    Raises:
+        ValueError: not one of ``allowed``.
+    """
+    if value not in allowed:
+        raise ValueError(f"{name}: {value!r}; allowed are {tuple(allowed)}")
+    return value
+
+
+def greater_than(name: str, value: float, least: float) -> float:
+    """``value`` as a float.
+
+    Raises:
+        ValueError: ``least`` or less, or not a number.
+    """
+    if not value > least:
+        raise ValueError(f"{name}: {value!r}; must be greater than {least:.3g}")
+    return float(value)
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)

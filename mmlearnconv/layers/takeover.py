@@ -1,0 +1,123 @@
+"""Taking over the weights of plain convolutions: what one load did, and the line that says so."""
+
+import logging
+import weakref
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from mmengine.logging import print_log
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .base import LearnableConv
+
+__all__ = ["report_takeovers", "takeover_report"]
+
+
+class Takeover:
+    """What one load made of plain weights. It keeps no layer alive."""
+
+    def __init__(self) -> None:
+        # Weights of the layers that were set, for parameters that several layers share.
+        self.weights: MutableMapping[LearnableConv, Tensor] = weakref.WeakKeyDictionary()
+        self.errors: MutableMapping[LearnableConv, float] = weakref.WeakKeyDictionary()
+
+    def load(self, layer: "LearnableConv", weight: Tensor) -> None:
+        """Have a layer take over a plain convolution's weight.
+
+        Raises:
+            ValueError: the layer cannot compute what a plain convolution does.
+        """
+        self.weights[layer] = weight.detach().to(next(layer.parameters()))
+        self.errors.update(layer.load_conv_weight_(self.weights[layer]))
+
+    def report(self) -> None:
+        """Log, in one line, how many layers were set, and how well; then forget them."""
+        errors = dict(self.errors)
+        self.weights.clear()
+        self.errors.clear()
+        for layer in errors:
+            _unreported.pop(layer, None)
+        if errors:
+            kinds = ", ".join(sorted({type(layer).__name__ for layer in errors}))
+            print_log(
+                f"{len(errors)} {kinds} layers set from plain convolution weights; "
+                f"largest relative error of a kernel {max(errors.values()):.1e}",
+                logger="current",
+                level=logging.INFO,
+            )
+
+
+@contextmanager
+def takeover_report() -> Iterator[Takeover]:
+    """A context in which all loads of plain weights are one, reported where it ends."""
+    global _explicit
+    before, _explicit = _explicit, Takeover()
+    try:
+        yield _explicit
+    finally:
+        record, _explicit = _explicit, before
+        record.report()
+
+
+def current_takeover(token: Any = None) -> Takeover:
+    """The record of the load in progress: that of the context :func:`takeover_report`, if any.
+
+    Else that of a call of ``load_state_dict``. PyTorch tells a layer that it is loaded but not that
+    the model is; so :func:`report_takeovers` reports it, or the first of its layers to run.
+
+    Args:
+        token: the call's list of errors: the one object that all of its layers see.
+    """
+    global _last_call
+    if _explicit is not None:
+        return _explicit
+    record = _last_call[1]() if token is not None and _last_call[0] is token else None
+    if record is None:
+        report_takeovers()
+        record = Takeover()
+        _last_call = token, weakref.ref(record)
+    return record
+
+
+def load_plain_weight(layer: "LearnableConv", weight: Tensor, token: Any) -> None:
+    """:meth:`Takeover.load` on the record of the load in progress."""
+    record = current_takeover(token)
+    record.load(layer, weight)
+    if record is not _explicit:
+        for changed in record.errors:
+            _unreported[changed] = record
+
+
+def plain_weight_of(layer: "LearnableConv") -> Tensor | None:
+    """The plain weight that the load in progress gave to ``layer``, if any."""
+    records = [_explicit, _last_call[1]()]
+    return next((r.weights[layer] for r in records if r is not None and layer in r.weights), None)
+
+
+def report_takeovers() -> None:
+    """Report the loads of plain weights that were not reported yet; a Runner does after loading."""
+    for record in {id(record): record for record in _unreported.values()}.values():
+        record.report()
+
+
+def report_takeover_of(layer: "LearnableConv") -> None:
+    """Report the load that set a layer, if it was not: the last chance is when the layer runs."""
+    if torch.compiler.is_compiling() or not _unreported:
+        return
+    if (record := _unreported.get(layer)) is not None:
+        record.report()
+
+
+def relative_error(kernel: Tensor, plain: Tensor) -> float:
+    """``|kernel - plain| / |plain|``, zero where the plain kernel is."""
+    norm = plain.norm()
+    return ((kernel - plain).norm() / norm).item() if norm > 0 else 0.0
+
+
+_explicit: Takeover | None = None
+# The list of errors of the last call of ``load_state_dict``, and its record.
+_last_call: tuple[Any, Any] = (None, lambda: None)
+_unreported: MutableMapping["LearnableConv", Takeover] = weakref.WeakKeyDictionary()

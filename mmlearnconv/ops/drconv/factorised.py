@@ -1,0 +1,207 @@
+"""DRConv with factorised filters, none of which is built: compiled features, PyTorch's products."""
+
+from collections.abc import Iterator, Sequence
+from math import prod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import dispatch
+from ..autograd import define, differentiable, once
+from ..dispatch import accumulate_dtype, empty_like, match_memory_format, without_autocast
+from ..extension import compiled
+from . import regions
+from .guide import nan_unless_finite, through_softmax
+from .regions import grouped_matmul, grouped_matmul_backward, locations_per_tile, rows_to_map
+
+_ARGUMENTS = (
+    "Tensor input, Tensor guide, Tensor pattern, Tensor filter_scale, Tensor filter_bias, "
+    "SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups"
+)
+
+
+def _fake(input, guide, pattern, filter_scale, *_):
+    return empty_like(input, (input.shape[0], filter_scale.shape[1], *guide.shape[2:]))
+
+
+def _fake_gradients(grad, input, *others):
+    plain = (t.new_empty(t.shape) for t in others[:4])
+    return empty_like(input, input.shape), *plain
+
+
+def _flops(input, guide, pattern, filter_scale, *_, out_shape, **__) -> int:
+    locations = prod(guide) // guide[1]
+    products = 2 * filter_scale[1] * filter_scale[2]
+    return 2 * locations * (products + input[1] * pattern[2] * pattern[3])
+
+
+@define("drconv_factorised", f"({_ARGUMENTS}) -> Tensor", _fake, _flops)
+def _forward(
+    input: Tensor,
+    guide: Tensor,
+    pattern: Tensor,
+    filter_scale: Tensor,
+    filter_bias: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    x, pattern, matrices = _prepare(input, pattern, filter_scale, filter_bias)
+    best, region = guide.max(1)
+    region = region.flatten()
+    geometry = guide.shape[2:], stride, padding, dilation
+    output = x.new_empty(len(region), filter_scale.shape[1])
+    with without_autocast(x):
+        for tile in _feature_tiles(x, pattern, region, geometry):
+            rows = _by_group(tile.features, groups)
+            if isinstance(tile.region, int):
+                product = grouped_matmul(rows, matrices[tile.region], groups)
+            else:
+                product = regions.forward(rows, matrices, tile.region, groups)
+            output.index_copy_(0, tile.locations, product.to(output.dtype))
+    output += nan_unless_finite(best).to(output.dtype).view(-1, 1)
+    output = output.view(len(input), guide.shape[2:].numel(), filter_scale.shape[1])
+    return rows_to_map(output, guide.shape[2:], input).to(input.dtype)
+
+
+@define(
+    "drconv_factorised_backward",
+    f"(Tensor grad, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    _fake_gradients,
+)
+def _backward(
+    grad: Tensor,
+    input: Tensor,
+    guide: Tensor,
+    pattern: Tensor,
+    filter_scale: Tensor,
+    filter_bias: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    x, shares, matrices = _prepare(input, pattern, filter_scale, filter_bias)
+    region = guide.max(1).indices.flatten()
+    geometry = guide.shape[2:], stride, padding, dilation
+    grad = grad.to(x.dtype).permute(0, 2, 3, 1).flatten(0, 2)
+    grad_x, grad_shares = torch.zeros_like(x), torch.zeros_like(shares)
+    grad_matrices = torch.zeros_like(matrices)
+    with without_autocast(x):
+        for tile in _feature_tiles(x, shares, region, geometry):
+            pair = grad.index_select(0, tile.locations), _by_group(tile.features, groups)
+            if isinstance(tile.region, int):
+                own = matrices[tile.region]
+                of_rows, of_matrix = grouped_matmul_backward(*pair, own, groups)
+                grad_matrices[tile.region] += of_matrix
+            else:
+                of_rows, of_matrices = regions.backward(*pair, matrices, tile.region, groups)
+                grad_matrices += of_matrices
+            of_features = _from_group(of_rows, tile.features, groups)
+            _features_backward(of_features, *tile.sampling, grad_x, grad_shares)
+        inner = _inner_products(grad, x, shares, filter_scale, filter_bias, geometry, groups)
+    inner = inner.view(len(x), *guide.shape[2:], len(filter_scale)).permute(0, 3, 1, 2)
+    grad_scale, grad_bias = grad_matrices.unflatten(2, (2, -1)).unbind(2)
+    return (
+        match_memory_format(grad_x.to(input.dtype), input),
+        through_softmax(guide, inner).contiguous(),
+        grad_shares.to(pattern.dtype),
+        grad_scale.to(filter_scale.dtype, copy=True).contiguous(),
+        grad_bias.to(filter_bias.dtype, copy=True).contiguous(),
+    )
+
+
+def _context(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*inputs[:5])
+    ctx.geometry = inputs[5:]
+
+
+_gradients = once("drconv_factorised_backward")
+drconv_factorised = differentiable(
+    "drconv_factorised",
+    lambda ctx, grad: (*_gradients(grad, *ctx.saved_tensors, *ctx.geometry), *(None,) * 4),
+    _context,
+)
+
+
+def _prepare(
+    input: Tensor, pattern: Tensor, filter_scale: Tensor, filter_bias: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Input and pattern as the kernels read them, and the matrices ``(regions, out, 2 C / g)``."""
+    dtype = accumulate_dtype(input.dtype)
+    x = input.to(dtype).contiguous(memory_format=torch.channels_last)
+    return x, pattern.to(dtype).contiguous(), torch.cat([filter_scale, filter_bias], 2).to(dtype)
+
+
+class _Tile(NamedTuple):
+    """Some locations, sorted by region."""
+
+    region: int | Tensor  # of all of them, or of each
+    locations: Tensor  # which they are
+    features: Tensor  # (locations, 2, C), in a workspace that the next tile takes over
+    sampling: tuple  # what the features are made from
+
+
+def _feature_tiles(
+    x: Tensor, pattern: Tensor, region: Tensor, geometry: Sequence
+) -> Iterator[_Tile]:
+    """All locations' features, as many at a time as are worth it."""
+    on_host = dispatch.is_cpu(x)
+    if on_host:
+        order, counts = regions.sort_by_region(region, pattern.shape[1])
+    else:
+        order, counts = region.argsort(stable=True), [len(region)]
+    step = max(1, min(max(counts, default=1), locations_per_tile(x, 2 * x.shape[1])))
+    workspace = x.new_empty(step, 2, x.shape[1])
+    first = 0
+    for t, count in enumerate(counts):
+        for begin in range(first, first + count, step):
+            end = min(begin + step, first + count)
+            features, locations = workspace[: end - begin], order[begin:end]
+            sampling = x, pattern, region, order, *geometry, begin, end
+            _features(*sampling, features)
+            yield _Tile(t if on_host else region[locations], locations, features, sampling)
+        first += count
+
+
+def _by_group(features: Tensor, groups: int) -> Tensor:
+    """``(locations, 2, C)`` as rows, each group's two features together."""
+    return features.unflatten(2, (groups, -1)).transpose(1, 2).flatten(1)
+
+
+def _from_group(rows: Tensor, features: Tensor, groups: int) -> Tensor:
+    return rows.view(len(rows), groups, 2, -1).transpose(1, 2).reshape(features.shape).contiguous()
+
+
+def _inner_products(
+    grad: Tensor,
+    x: Tensor,
+    pattern: Tensor,
+    filter_scale: Tensor,
+    filter_bias: Tensor,
+    geometry: Sequence,
+    groups: int,
+) -> Tensor:
+    """``<grad(x), response of region t at x>``, ``(locations, regions)``, in tiles of locations."""
+    # (g, 2, regions, C / g, out / g)
+    both = torch.stack([filter_scale, filter_bias]).to(x.dtype).unflatten(2, (groups, -1))
+    both = both.permute(2, 0, 1, 4, 3)
+    inner = grad.new_empty(len(grad), len(filter_scale))
+    step = locations_per_tile(x, 2 * len(filter_scale) * x.shape[1])
+    for begin in range(0, len(grad), step):
+        locations = slice(begin, min(begin + step, len(grad)))
+        products = grouped_matmul(grad[locations], both.flatten(1, 3).flatten(0, 1), groups)
+        products = products.view(-1, groups, 2, len(filter_scale), both.shape[3])
+        products = products.permute(0, 2, 3, 1, 4).flatten(3).contiguous()
+        inner[locations] = _inner(products, x, pattern, *geometry, begin, locations.stop)
+    return inner
+
+
+_features = compiled("drconv_features", lambda *_: None)
+_features_backward = compiled("drconv_features_backward", lambda *_: None)
+_inner = compiled(
+    "drconv_inner",
+    lambda products, input, pattern, *_: input.new_empty(products.shape[0], pattern.shape[1]),
+)

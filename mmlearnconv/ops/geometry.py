@@ -1,0 +1,60 @@
+"""Where a convolution's kernel goes over its input."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Geometry(NamedTuple):
+    """Stride, padding with zeros, dilation and groups, as ``F.conv2d`` takes them."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+
+
+def geometry_of(
+    stride: int | Sequence[int],
+    padding: int | Sequence[int],
+    dilation: int | Sequence[int],
+    groups: int = 1,
+    dims: int = 2,
+) -> Geometry:
+    """The four arguments of a convolution as one value, a number for each axis."""
+    return Geometry(*(each_axis(value, dims) for value in (stride, padding, dilation)), groups)
+
+
+def each_axis(value: int | Sequence[int], dims: int = 2) -> tuple[int, ...]:
+    """One number for all axes as a number for each."""
+    return tuple(value) if isinstance(value, Sequence) else (value,) * dims
+
+
+def conv_output_size(
+    size: Sequence[int],
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    *_: int,
+) -> tuple[int, ...]:
+    """Rows and columns that a convolution makes of a map of ``size``; groups may follow."""
+    return tuple(
+        (n + 2 * p - d * (k - 1) - 1) // s + 1
+        for n, k, s, p, d in zip(size, kernel_size, stride, padding, dilation, strict=True)
+    )
+
+
+def im2col(
+    input: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> Tensor:
+    """What each tap of a kernel sees at each output location: ``(N, C, kH * kW, H', W')``."""
+    size = conv_output_size(input.shape[2:], kernel_size, stride, padding, dilation)
+    columns = F.unfold(input, tuple(kernel_size), tuple(dilation), tuple(padding), tuple(stride))
+    return columns.reshape(*input.shape[:2], kernel_size[0] * kernel_size[1], *size)

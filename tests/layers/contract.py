@@ -1,0 +1,87 @@
+"""The layers that the contract is tested on: every variant of the catalogue."""
+
+import logging
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from mmengine.logging import MMLogger
+
+from mmlearnconv.catalog import CATALOG, Operator, Variant
+from mmlearnconv.layers import LearnableConv
+
+# By type and variant, "DCLS-gauss": type name in conv_cfg, class, options.
+CASES: dict[str, tuple[Operator, Variant]] = {
+    "-".join(filter(None, (operator.name, label))): (operator, variant)
+    for operator in CATALOG
+    for label, variant in operator.variants.items()
+}
+LAYERS = {
+    key: (operator.name, operator.layer, {**operator.fixed, **variant.options})
+    for key, (operator, variant) in CASES.items()
+}
+
+
+def _parametrize(keys: list[str]) -> pytest.MarkDecorator:
+    rows = [LAYERS[key] for key in keys]
+    return pytest.mark.parametrize(("name", "layer", "options"), rows, ids=keys)
+
+
+def _is_static(key: str) -> bool:
+    _, layer, options = LAYERS[key]
+    return layer(2, 2, 3, **options).is_static
+
+
+LAYER = _parametrize(list(LAYERS))
+STATIC = _parametrize([key for key in LAYERS if _is_static(key)])
+DYNAMIC = _parametrize([key for key in LAYERS if not _is_static(key)])
+
+
+def exact_options(layer: type[LearnableConv], kernel_size: Any, options: dict) -> dict[str, Any]:
+    """The options with which a layer takes over a kernel exactly, as a swap gives them."""
+    return layer(4, 4, kernel_size, **options).exact_takeover_options()
+
+
+def takeover_error(layer: type[LearnableConv], options: dict) -> float:
+    """The largest relative error that the catalogue allows a layer that took over a kernel."""
+    return next(
+        variant.takeover_error
+        for key, (_, variant) in CASES.items()
+        if LAYERS[key][1:] == (layer, options)
+    )
+
+
+def geometries(count: int) -> Iterator[dict[str, Any]]:
+    """Arguments of nn.Conv2d with 4 input channels, for maps of 23x25."""
+    rng = random.Random(0)
+    for _ in range(count):
+        kernel = rng.choice([(2, 2), (3, 3), (3, 5), (7, 7), (1, 3), (4, 3)])
+        groups = rng.choice([1, 2, 4])
+        yield dict(
+            in_channels=4,
+            out_channels=rng.choice([4, 8]),
+            kernel_size=kernel,
+            stride=rng.choice([1, 2, (2, 1)]),
+            padding=rng.choice([0, 1, 3, (1, 0)]),
+            dilation=rng.choice([1, 2, (1, 3)]),
+            groups=groups,
+            bias=rng.random() < 0.5,
+            padding_mode=rng.choice(["zeros", "zeros", "reflect", "replicate", "circular"]),
+        )
+    yield dict(in_channels=4, out_channels=4, kernel_size=4, padding="same", dilation=3)
+    yield dict(in_channels=4, out_channels=4, kernel_size=3, padding="valid", groups=4)
+
+
+def captured(call: Callable[[], Any]) -> list[str]:
+    """Messages that mmengine logs during a call."""
+    messages: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(handler)
+    try:
+        call()
+    finally:
+        logger.removeHandler(handler)
+    return messages

@@ -1,0 +1,83 @@
+"""Every layer of the catalogue in compiled and exported graphs."""
+
+import math
+import os
+
+import pytest
+import torch
+
+from tests.layers.contract import CASES, LAYER, LAYERS
+
+SIZES = [(2, 8, 20, 20), (2, 8, 31, 14), (1, 8, 9, 25), (3, 8, 12, 12), (2, 8, 16, 33)]
+
+
+def run_sizes(conv, call, sizes):
+    """Outputs and gradients of a call at each size."""
+    found = []
+    for size in sizes:
+        x = torch.linspace(-1, 1, math.prod(size)).sin().view(size).requires_grad_()
+        conv.zero_grad()
+        output = call(x)
+        output.square().sum().backward()
+        found += [output.detach(), x.grad, *(p.grad.clone() for p in conv.parameters())]
+    return found
+
+
+def assert_compiled_is_eager(conv, backend):
+    torch._dynamo.reset()
+    compiled = torch.compile(conv, backend=backend, fullgraph=True)
+    for ours, expected in zip(
+        run_sizes(conv, compiled, SIZES), run_sizes(conv, conv, SIZES), strict=True
+    ):
+        scale = max(1.0, expected.abs().max().item())
+        torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-4 * scale)
+
+
+@LAYER
+@pytest.mark.parametrize("groups", [1, 8])
+def test_compiles_without_a_break_at_every_size(name, layer, options, groups):
+    """Detection always has a second size."""
+    conv = layer(8, 8, 7, padding=3, groups=groups, **options)
+    assert_compiled_is_eager(conv, "aot_eager")
+
+
+# Older ones fail on sizes that are symbols: 2.6 in Inductor, and in autograd Functions of exports.
+any_size = pytest.mark.skipif(
+    torch.__version__ < "2.13",
+    reason="graphs for any size are claimed from PyTorch 2.13 on",
+)
+
+
+INDUCTOR = list(LAYERS) if os.environ.get("MMLEARNCONV_TEST_CASES") else ["DK-local", "DRConv"]
+
+
+@pytest.mark.slow
+@any_size
+@pytest.mark.parametrize("key", INDUCTOR)
+def test_compiles_with_inductor(key):
+    """Half a minute each: all of them in the long run, with MMLEARNCONV_TEST_CASES."""
+    _, layer, options = LAYERS[key]
+    assert_compiled_is_eager(layer(8, 8, 3, padding=1, **options), "inductor")
+
+
+@LAYER
+@pytest.mark.parametrize("groups", [1, 8])
+def test_exports_with_the_same_numbers(name, layer, options, groups):
+    conv = layer(8, 8, 3, padding=1, groups=groups, **options).eval()
+    x = torch.randn(2, 8, 20, 21)
+    exported = torch.export.export(conv, (x,))
+    torch.testing.assert_close(exported.module()(x), conv(x), rtol=1e-4, atol=1e-5)
+
+
+@any_size
+@pytest.mark.parametrize("key", LAYERS)
+@pytest.mark.parametrize("groups", [1, 8])
+def test_exports_for_any_size(key, groups):
+    _, layer, options = LAYERS[key]
+    conv = layer(8, 8, 3, padding=1, groups=groups, **options).eval()
+    any_batch = CASES[key][1].any_batch
+    x = torch.randn(2, 8, 20, 21)
+    free = dict.fromkeys((0, 2, 3) if any_batch else (2, 3), torch.export.Dim.DYNAMIC)
+    exported = torch.export.export(conv, (x,), dynamic_shapes=(free,))
+    y = torch.randn(3 if any_batch else 2, 8, 33, 12)
+    torch.testing.assert_close(exported.module()(y), conv(y), rtol=1e-4, atol=1e-5)

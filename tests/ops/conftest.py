@@ -1,0 +1,34 @@
+"""Where the tests of operations run, and by which path."""
+
+import os
+
+import pytest
+import torch
+
+from mmlearnconv.ops import has_extension, without_extension
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _device():
+    """``MMLEARNCONV_TEST_DEVICE=cuda`` runs them there, in an order that does not change."""
+    device = os.environ.get("MMLEARNCONV_TEST_DEVICE", "cpu")
+    if device == "cpu":
+        yield
+        return
+    torch.set_default_device(device)
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.set_default_device("cpu")
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(params=["compiled", "PyTorch"])
+def path(request):
+    """With the compiled operations, and as it is without them."""
+    if request.param == "compiled":
+        if not has_extension():
+            pytest.skip("the compiled operations are not built")
+        yield request.param
+        return
+    with without_extension():
+        yield request.param
