@@ -9,6 +9,7 @@ from setuptools import find_packages, setup
 root = Path(__file__).parent.resolve()
 package = "mmlearnconv"
 
+
 def compiled() -> dict[str, Any]:
     """The extension, unless ``MMLEARNCONV_WITHOUT_OPS=1`` or there is no PyTorch to build with.
 

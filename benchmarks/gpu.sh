@@ -9,10 +9,10 @@ mkdir -p "$out"
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
 FORCE_CUDA=1 python setup.py build_ext --inplace
 export PYTHONPATH=$PWD MMLEARNCONV_TEST_DEVICE=cuda CUBLAS_WORKSPACE_CONFIG=:4096:8
-tests=(tests/ops/test_{dcls,taps,deformable,regions}.py)
-python -m pytest -q --noconftest "${tests[@]}"
+tests=(tests/ops/test_{dcls,depthwise,depthwise_taps,dk,dke,drconv,coc,random,edges}.py)
+python -m pytest -q "${tests[@]}"
 if command -v compute-sanitizer > /dev/null; then
-  compute-sanitizer --error-exitcode 1 python -m pytest -q --noconftest -k "operator or by_hand" "${tests[@]}"
+  compute-sanitizer --error-exitcode 1 python -m pytest -q -k "operator or by_hand" "${tests[@]}"
 fi
 if python -c "import mmengine, mmcv" 2> /dev/null; then
   for name in dcls depthwise dk dke drconv; do

@@ -117,12 +117,13 @@ def main() -> None:
                 "default_hooks.checkpoint.interval": args.iterations,
             }
         )
-    root = make_shapes(cfg.data_root)
-    say(f"data: Shapes in {root}, 1200 images to train on and 100 to test on")
-    say("model: Mask R-CNN, ResNet-18 of half width with DCLS, FPN, from random weights")
     args.output.mkdir(parents=True, exist_ok=True)
     log = args.output / "console.log"
     with log.open("w") as file, redirect_stdout(file), redirect_stderr(file):
+        root = make_shapes(cfg.data_root)
+    say(f"data: Shapes in {root}, 1200 images to train on and 100 to test on")
+    say("model: Mask R-CNN, ResNet-18 of half width with DCLS, FPN, from random weights")
+    with log.open("a") as file, redirect_stdout(file), redirect_stderr(file):
         try:
             runner, metrics = train(cfg, say)
             pictures = draw(runner, args.output / "pictures")

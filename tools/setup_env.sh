@@ -24,12 +24,21 @@ step() {
     fi
 }
 
-has_stack() {
-    "$1" - torch mmengine mmcv._ext mmdet mmseg ${NEED:-} <<'PY' 2>/dev/null
+# missing PYTHON MODULE...: those that this Python does not find.
+missing() {
+    "$@" <<'PY' 2>/dev/null
 import sys
 from importlib.util import find_spec
 
-sys.exit(not all(find_spec(name) for name in sys.argv[1:]))
+
+def found(name):
+    try:
+        return find_spec(name)
+    except ImportError:  # Its package is absent.
+        return None
+
+
+print(*(name for name in sys.argv[1:] if not found(name)))
 PY
 }
 
@@ -83,8 +92,24 @@ make_venv() {
     touch "$stamp"
 }
 
-if [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] && has_stack python; then
+absent=""
+if [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then
+    absent="$(missing python - torch mmengine mmcv._ext mmdet mmseg)"
+    [ -z "$absent" ] || say "the active environment has no $absent: making another one"
+else
+    absent="environment"
+fi
+if [ -z "$absent" ]; then
     PYTHON="$(command -v python)"
+    # shellcheck disable=SC2086
+    absent="$(missing "$PYTHON" - ${NEED:-})"
+    if [ -n "$absent" ]; then
+        echo "the active environment, $PYTHON, has no $absent. Install what tests need, at the versions" \
+            "that requirements.txt names under 'Types' and 'Tests':" \
+            "pip install pytest pytest-xdist ruff mypy build dcls onnx onnxruntime onnxscript" \
+            "Or leave the environment (deactivate): one is made in .venv then" >&2
+        exit 1
+    fi
     say "using the active environment, $PYTHON"
 else
     make_venv

@@ -104,7 +104,8 @@ def test_neglected_policies_are_told_once(caplog):
             wrapper = build_optim_wrapper(model, cfg)
             for _ in range(2):
                 wrapper.update_params(model(torch.randn(1, 2, 9, 9)).sum())
-            told = [r.getMessage() for r in caplog.records if "without the papers' multipliers" in r.getMessage()]
+            said = [record.getMessage() for record in caplog.records]
+            told = [text for text in said if "without the papers' multipliers" in text]
             assert len(told) == (constructor == "DefaultOptimWrapperConstructor")
             for text in told:
                 assert "DCLSConv2d.positions (lr_mult=5 decay_mult=0)" in text

@@ -1,7 +1,10 @@
 """DRConv: options and the guide."""
 
+from unittest import mock
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from mmlearnconv.layers import DRConv2d
@@ -72,3 +75,20 @@ def test_every_region_and_the_guide_learn():
 def test_wrong_options_are_named(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         DRConv2d(4, 4, 3, **wrong)
+
+
+@pytest.mark.parametrize("mode", ["reflect", "circular"])
+def test_the_input_is_padded_once(mode):
+    conv = DRConv2d(4, 6, 3, padding=1, padding_mode=mode)
+    x = torch.randn(1, 4, 9, 9)
+    with mock.patch("mmlearnconv.layers.base.F.pad", wraps=F.pad) as pad:
+        conv(x)
+    assert sum(call.args[0].shape == x.shape for call in pad.call_args_list) == 1
+
+
+def test_checkpoints_with_the_former_names_load():
+    conv, other = (DRConv2d(4, 6, 3) for _ in range(2))
+    former = dict(filter_scale="value", filter_bias="offset")
+    other.load_state_dict({former.get(k, k): v for k, v in conv.state_dict().items()})
+    x = torch.randn(1, 4, 9, 9)
+    assert torch.equal(other(x), conv(x))

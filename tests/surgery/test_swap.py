@@ -219,13 +219,13 @@ def test_what_computes_more_than_a_convolution_is_refused(kind):
     from mmcv.cnn import build_conv_layer
 
     model = nn.Sequential(build_conv_layer(dict(type=kind), 4, 4, 3))
-    with pytest.raises(TypeError, match=r"DK cannot replace 0 .*only unmodified nn.Conv"):
+    with pytest.raises(TypeError, match=r"DK cannot replace 0 .*only unmodified nn\.Conv"):
         swap_convs(model, [dict(pattern="*", conv=dict(type="DK"))])
 
 
 def test_weight_norm_is_refused():
     model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 3)))
-    with pytest.raises(TypeError, match="only unmodified nn.Conv"):
+    with pytest.raises(TypeError, match=r"only unmodified nn\.Conv"):
         swap_convs(model, [dict(pattern="0", conv=dict(type="DK"))])
     model = nn.Sequential(nn.Conv2d(4, 4, 3))
     model[0].register_forward_hook(lambda module, args, output: output * 2)

@@ -6,6 +6,7 @@ import pickle
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -63,12 +64,15 @@ def scalars(work_dir):
 @pytest.fixture(scope="module")
 def quickstart(tmp_path_factory):
     folder = tmp_path_factory.mktemp("quickstart") / "output"
-    return folder, run("tools/quickstart.py", folder, "--iterations", 120)
+    # With a cache of its own it draws the data too.
+    cache = str(folder.parent / "cache")
+    return folder, run("tools/quickstart.py", folder, "--iterations", 120, XDG_CACHE_HOME=cache)
 
 
 @pytest.mark.xdist_group("quickstart")
 def test_quickstart_tells_its_story(quickstart):
     folder, story = quickstart
+    assert "mmengine - " not in story
     assert re.search(r"training +120 of 120, loss \d+\.\d\d, +0 s left", story)
     assert re.search(r"masks +0\.\d{3} +0\.\d{3} +0\.\d{3}", story)
     assert len(list((folder / "pictures").glob("*.png"))) == 8
@@ -182,6 +186,14 @@ def test_a_segmentor_trains_and_tests_on_ade20k(tiny_ade, tmp_path):
 )
 def test_what_is_missing_is_one_sentence(command, message):
     assert run(*command, expect=1).endswith(message)
+
+
+def test_an_active_environment_without_the_test_tools_is_told_what_it_lacks():
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    command = 'NEED="pytest nosuchtool" source tools/setup_env.sh'
+    said = run("bash", "-c", command, expect=1, VIRTUAL_ENV="active", PATH=path)
+    assert "has no nosuchtool." in said
+    assert "pip install" in said
 
 
 def test_scripts_say_how_they_are_used():

@@ -1,0 +1,34 @@
+"""What the documentation says of the catalogue, and where its links lead."""
+
+import inspect
+import re
+
+import pytest
+
+from mmlearnconv.catalog import CATALOG, markdown_table
+from tests.conftest import ROOT
+
+PAGES = sorted(
+    path for pattern in ("*.md", "docs/*.md", "configs/*/README.md") for path in ROOT.glob(pattern)
+)
+
+
+@pytest.mark.parametrize("baselines", [False, True])
+def test_the_readme_has_the_catalogue_s_table(baselines):
+    assert markdown_table(baselines) in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("operator", CATALOG, ids=lambda operator: operator.name)
+def test_an_operator_s_page_names_its_type_and_its_options(operator):
+    page = (ROOT / operator.page).read_text()
+    assert re.search(rf"\b{operator.name}\b", page)
+    for parameter in inspect.signature(operator.layer).parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            assert f"`{parameter.name}`" in page or f"{parameter.name}=" in page
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        if "://" not in link:
+            assert (page.parent / link).exists(), link
