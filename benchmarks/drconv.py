@@ -14,7 +14,7 @@ SHAPE = (2, 256, 50, 76)
 
 
 class PlainConvolutions(DRConv2d):
-    """As re-implementations have it: a grouped convolution a region, and a mask."""
+    """As re-implementations have it: a grouped convolution per region, and a mask."""
 
     def forward(self, input: Tensor) -> Tensor:
         pooled = F.adaptive_avg_pool2d(input, self.kernel_size)

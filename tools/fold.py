@@ -90,10 +90,10 @@ def tensors(value: Any) -> list[Tensor]:
 
 def outputs(model: nn.Module, run: Any, image: Any) -> dict[str, list[Tensor]]:
     """What the parts of a model give when it runs on an image, and its scores or logits."""
-    seen: dict[str, list[Tensor]] = {}
+    given: dict[str, list[Tensor]] = {}
     hooks = [
         part.register_forward_hook(
-            lambda _, __, output, name=name: seen.setdefault(name, []).extend(tensors(output))
+            lambda _, __, output, name=name: given.setdefault(name, []).extend(tensors(output))
         )
         for name, part in parts(model)
     ]
@@ -103,8 +103,8 @@ def outputs(model: nn.Module, run: Any, image: Any) -> dict[str, list[Tensor]]:
         for hook in hooks:
             hook.remove()
     if "pred_instances" in result:
-        seen["scores"] = [result.pred_instances.scores.float()]
-    return seen
+        given["scores"] = [result.pred_instances.scores.float()]
+    return given
 
 
 def largest_difference(
@@ -151,7 +151,7 @@ def main() -> None:
     pairs = [(seconds(model, run, image), seconds(folded, run, image)) for _ in range(3)]
     before, after = (statistics.median(times) for times in zip(*pairs, strict=True))
     print(
-        f"time an image: {before * 1e3:.0f} ms before, {after * 1e3:.0f} ms after, "
+        f"time per image: {before * 1e3:.0f} ms before, {after * 1e3:.0f} ms after, "
         f"ratio {before / after:.2f}"
     )
     cfg, needs_package = folded_config(cfg, folded, args.taps)

@@ -2,10 +2,10 @@
 
 python tools/sweep_conv_cfg.py [--only SUBSTRING] [--operators DCLS DK ...] [--reach]
 
-Prints a row a config: for every operator `BTPF` where it is built, trains a step with finite
+Prints a row per config: for every operator `BTPF` where it is built, trains a step with finite
 gradients, predicts, and has its multiply-adds counted; what fails stands at the end in words, apart
 where the shipped network, its convolutions plain, fails in the same way. With --reach, only builds
-them, and prints a row a component: how many convolutions its conv_cfg reaches, and which of them
+them, and prints a row per component: how many convolutions its conv_cfg reaches, and which of them
 stay plain.
 """
 
@@ -118,7 +118,7 @@ def accepts_conv_cfg(kind: Any) -> bool:
 
 def put(model: Any, operator: str, path: str = "") -> list[str]:
     """Set every conv_cfg that is plain; the dotted names of the components that take it."""
-    places = []
+    components = []
     if isinstance(model, dict):
         kind = model.get("type")
         if isinstance(kind, str):
@@ -127,16 +127,16 @@ def put(model: Any, operator: str, path: str = "") -> list[str]:
         present = (model.get("conv_cfg") or {}).get("type", "Conv2d")
         if accepts_conv_cfg(kind) and present in ("Conv2d", "Conv"):
             model["conv_cfg"] = None if operator == PLAIN else dict(type=operator)
-            places.append(path)
+            components.append(path)
         items = model.items()
     elif isinstance(model, (list, tuple)):
         items = enumerate(model)
     else:
-        return places
+        return components
     for key, value in list(items):
         if key not in ("train_cfg", "test_cfg", "init_cfg"):
-            places += put(value, operator, f"{path}.{key}".lstrip("."))
-    return places
+            components += put(value, operator, f"{path}.{key}".lstrip("."))
+    return components
 
 
 def forget_checkpoints(value: Any) -> None:
@@ -237,7 +237,7 @@ def check(scope: str, name: str, operator: str, size: int = 128) -> tuple[str, s
     for augment in cfg.model.data_preprocessor.get("batch_augments") or []:
         if augment.type == "BatchFixedSizePad":
             augment.size = (size, size)
-    places = put(cfg.model, operator)
+    components = put(cfg.model, operator)
     done = ""
     # What the Runner tells components that change with the iteration.
     MessageHub.get_current_instance().update_info_dict(dict(iter=0, epoch=0, max_iters=1))
@@ -248,7 +248,7 @@ def check(scope: str, name: str, operator: str, size: int = 128) -> tuple[str, s
         kind = nn.Conv2d if operator == PLAIN else LearnableConv
         layers = [m for m in model.modules() if isinstance(m, kind)]
         if not layers:
-            return done, "no convolution was replaced", places
+            return done, "no convolution was replaced", components
         done += "B"
         model.train()
         data = model.data_preprocessor(inputs(scope, model, cfg, size, True), True)
@@ -261,9 +261,9 @@ def check(scope: str, name: str, operator: str, size: int = 128) -> tuple[str, s
             if p.grad is not None and not p.grad.isfinite().all()
         ]
         if bad or not total.isfinite():
-            return done, f"not finite: {bad[:3] or total}", places
+            return done, f"not finite: {bad[:3] or total}", components
         if all(p.grad is None for layer in layers for p in layer.parameters()):
-            return done, "no layer got a gradient", places
+            return done, "no layer got a gradient", components
         done += "T"
         model.eval()
         with torch.no_grad():
@@ -274,7 +274,7 @@ def check(scope: str, name: str, operator: str, size: int = 128) -> tuple[str, s
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             backbone(torch.zeros(1, 3, size, size))
         if not counter.get_total_flops():
-            return done, "no multiply-adds counted", places
+            return done, "no multiply-adds counted", components
         done += "F"
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
@@ -282,9 +282,9 @@ def check(scope: str, name: str, operator: str, size: int = 128) -> tuple[str, s
         return (
             done,
             f"{type(error).__name__} at {Path(where.filename).name}:{where.lineno}: {words}",
-            places,
+            components,
         )
-    return done, "", places
+    return done, "", components
 
 
 def main() -> None:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Build sdist and wheel, install each where PyTorch is, and see that the operations work.
+# Build the sdist and from it the wheel, install that, and see that its operations work.
 set -euo pipefail
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 PYTHON="${PYTHON:-python}"
@@ -7,10 +7,15 @@ FOLDER="$(mktemp -d)"
 trap 'rm -rf "$FOLDER"' EXIT
 (cd "$ROOT" && git ls-files -z | tar --null -T - -c) | tar -x -C "$FOLDER" --one-top-level=tree
 "$PYTHON" -m build -q --no-isolation --outdir "$FOLDER/dist" "$FOLDER/tree"
-for package in "$FOLDER"/dist/*.tar.gz "$FOLDER"/dist/*.whl; do
-    target="$FOLDER/installed-${package##*.}"
-    "$PYTHON" -m pip install -q --no-deps --no-build-isolation --target "$target" "$package"
-    (cd "$FOLDER" && PYTHONPATH="$target" "$PYTHON" - "$target" <<'PY'
+tar -tzf "$FOLDER"/dist/*.tar.gz >"$FOLDER/names"
+for needed in dcls.h depthwise_taps.h dcls.cu launch.cuh; do
+    grep -q "/$needed\$" "$FOLDER/names" || { echo "the sdist lacks $needed" >&2; exit 1; }
+done
+# The wheel was built from the sdist.
+target="$FOLDER/installed"
+"$PYTHON" -m pip install -q --no-deps --target "$target" "$FOLDER"/dist/*.whl
+cd "$FOLDER"
+PYTHONPATH="$target" "$PYTHON" - "$target" <<'PY'
 import sys
 
 import torch
@@ -21,7 +26,5 @@ from mmlearnconv import ops
 assert mmlearnconv.__file__.startswith(sys.argv[1]), mmlearnconv.__file__
 assert ops.has_extension()
 ops.dcls_kernel(torch.ones(1, 1, 1), torch.zeros(2, 1, 1, 1), (3, 3))
-print(f"{sys.argv[1].rsplit('-')[-1]}: installed, compiled, runs")
+print("sdist and wheel: built, installed, compiled, running")
 PY
-    )
-done

@@ -36,7 +36,7 @@ def rows() -> Iterator[Row]:
         return rule | dict(conv=dict(type="DCN", deform_groups=1))
 
     stride = "the paper's plain figure lies between stride in the 3x3 (here) and in the first 1x1"
-    norms = "the paper counts two operations a number for norms, too"
+    norms = "the paper counts two operations per element for norms, too"
     resampling = "how the paper counts resampled 1x1 kernels was not found"
     experts = (
         "the paper's figure comes near a convolution for each expert, not one for their mixture"

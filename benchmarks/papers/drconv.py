@@ -12,7 +12,7 @@ def rows() -> Iterator[Row]:
     row = partial(Row, "DRConv, table 1", unit=MILLION)
     drconv = dict(type="DRConv", regions=8, base_weight=False)
     condconv = dict(type="CondConv", num_experts=8)
-    norms = "the paper counts an operation a number for norms, too; compare the increases"
+    norms = "the paper counts one operation per element for norms, too; compare the increases"
     blocks = dict(pattern="backbone.stage*.branch2.*", kernel_size=1)
     between = "the paper's lies between a guide for each 1x1 and one for each block"
 

@@ -34,7 +34,7 @@ class Complexity:
         network: multiply-adds of everything but learnable convolutions: PyTorch's convolutions and
             matrix products.
         layers: multiply-adds of each learnable convolution by part, by its name.
-        elementwise: operations of norms (two a number), ReLUs and pooling, not in the rest. The
+        elementwise: operations of norms (two per element), ReLUs and pooling, not in the rest. The
             counter with which detectors' published figures were made adds them.
     """
 
@@ -173,12 +173,12 @@ def _size_of_deformable(conv: nn.Module, size: Sequence[int]) -> tuple[int, ...]
 
 def _count_deformable(conv: nn.Module, size: Sequence[int]) -> dict[str, int]:
     """Of mmcv's deformable convolutions, as those of DK: two for a sampled number."""
-    places, taps = prod(size), prod(conv.kernel_size)
+    locations, taps = prod(size), prod(conv.kernel_size)
     offsets = getattr(conv, "conv_offset", None)
     return dict(
-        convolution=places * conv.weight.numel(),
-        generator=0 if offsets is None else places * offsets.weight.numel(),
-        sampling=2 * places * taps * conv.in_channels,
+        convolution=locations * conv.weight.numel(),
+        generator=0 if offsets is None else locations * offsets.weight.numel(),
+        sampling=2 * locations * taps * conv.in_channels,
     )
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints as untrusted input: loaded without running what they ask for, written whole."""
+"""Safe (weights-only) loading; atomic writing."""
 
 import argparse
 import os

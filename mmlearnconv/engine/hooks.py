@@ -91,7 +91,7 @@ class ReseedHook(Hook):
     """Makes a resumed run repeat what an uninterrupted one does, number for number.
 
     mmengine's checkpoints hold no state of random number generators. Instead of saving it, which
-    would be one state a rank and worker, every iteration starts from a seed of its own, of the
+    would be one state per rank and worker, every iteration starts from a seed of its own, of the
     run's seed, the iteration and the rank; loading its batch, from another. Python's, numpy's and
     PyTorch's generators are seeded.
 
@@ -116,7 +116,7 @@ class ReseedHook(Hook):
         torch.manual_seed(int(drawn))
 
     def before_train(self, runner: Any) -> None:
-        # An iterator draws a seed for its workers: not from what augmentations are drawn from.
+        # A generator of its own, so that seeding workers leaves augmentation alone.
         runner.train_dataloader.generator = torch.Generator()
 
     def before_train_epoch(self, runner: Any) -> None:

@@ -94,7 +94,7 @@ class LearnableConvOptimWrapperConstructor:
         return optim_wrapper
 
     def _policies(self, model: nn.Module) -> dict[nn.Parameter, tuple[str, dict[str, float]]]:
-        """What every parameter that is not like the others wants, with its name."""
+        """Per-parameter overrides, by name."""
         policies, names = {}, set()
         for layer in model.modules():
             if not isinstance(layer, LearnableConv):

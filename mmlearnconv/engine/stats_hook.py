@@ -48,7 +48,7 @@ class LearnableConvStatsHook(Hook):
         for name, module in unwrap_model(runner.model).named_modules():
             if isinstance(module, LearnableConv):
                 self._stages.setdefault(stage_of(name), []).append(module)
-        self._places = self._copy_positions()
+        self._last_positions = self._copy_positions()
         self._regions: dict[DRConv2d, Tensor] = {}
         self._handles: list[Any] = []
 
@@ -87,7 +87,7 @@ class LearnableConvStatsHook(Hook):
             for name, values in self._measure(layers).items():
                 value = torch.stack(values).mean().item()
                 runner.message_hub.update_scalar(f"train/{name}/{stage}", value)
-        self._places = self._copy_positions()
+        self._last_positions = self._copy_positions()
         self._regions.clear()
 
     @torch.no_grad()
@@ -98,7 +98,7 @@ class LearnableConvStatsHook(Hook):
             if positions is not None:
                 # DCLS has the axes first, DKE last.
                 axis = 0 if isinstance(layer, DCLSConv) else -1
-                moved = (positions - self._places[positions]).norm(dim=axis).mean()
+                moved = (positions - self._last_positions[positions]).norm(dim=axis).mean()
                 found.setdefault("position_step", []).append(moved / self.interval)
                 found.setdefault("position_radius", []).append(positions.norm(dim=axis).mean())
                 if isinstance(layer, DCLSConv):
@@ -113,7 +113,7 @@ class LearnableConvStatsHook(Hook):
 
 
 def stage_of(name: str) -> str:
-    """The part of a model that a layer belongs to, for a figure a part.
+    """Name of the stage that a statistic belongs to.
 
     ``backbone.stages.2.1.depthwise_conv`` is of ``backbone.stages.2``, ``backbone.layer3.4.conv2``
     of ``backbone.layer3``, ``neck.fpn_convs.0.conv`` of ``neck.fpn_convs``.

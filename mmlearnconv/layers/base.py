@@ -170,7 +170,7 @@ class LearnableConv(nn.Module):
 
     @property
     def macs_per_output(self) -> int:
-        """Numbers that one output sums: input channels of a group times taps of the kernel used."""
+        """Multiply-adds per output element: input channels per group times taps of the kernel."""
         return self.in_channels // self.groups * prod(self.kernel_size)
 
     def clamp_parameters(self) -> None:
@@ -271,7 +271,7 @@ class LearnableConv(nn.Module):
         return conv.to(device=self._device, dtype=next(self.parameters()).dtype)
 
     def _extra_padding(self, size: Iterable[int]) -> tuple[int, ...]:
-        """Zeros on each side that make a window of ``size`` give the replaced kernel's shape."""
+        """Zeros per side that give a window of ``size`` the nominal kernel's output shape."""
         return tuple(
             d * (s - k) // 2 for d, s, k in zip(self.dilation, size, self.kernel_size, strict=True)
         )

@@ -30,10 +30,10 @@ class DeformableKernelConv2d(LearnableConv2d):
     r"""Convolution whose k x k taps are read from a larger kernel space, where the input says.
 
     :math:`O_j = \sum_k I_{j + k}\, W(k + \Delta_{jk})` (Eq. 7), W bilinear in a space of ``scope``
-    cells a side, the taps at unit spacing from (scope - k) / 2, positions clipped to the space. The
-    offsets :math:`\Delta` are one set per image, from its mean (``mode='global'``), or one set per
-    output location, from a convolution of the layer's own geometry (``'local'``), shared by all
-    channels. With ``data_offset`` the input is read at moved places too, as in deformable
+    cells per side, the taps at unit spacing from (scope - k) / 2, positions clipped to the space.
+    The offsets :math:`\Delta` are one set per image, from its mean (``mode='global'``), or one set
+    per output location, from a convolution of the layer's own geometry (``'local'``), shared by all
+    channels. With ``data_offset`` the input is read at moved locations too, as in deformable
     convolution: :math:`I_{j + k + g_{jk}}` (Eq. 11). All offsets start at zero.
 
     Parameters: ``weight`` (out, in / groups, scope rows, scope columns), ``offset_weight`` (2 kH

@@ -5,6 +5,8 @@ import pytest
 from benchmarks.papers.table import increase, page, rows
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def table():

@@ -14,6 +14,8 @@ from mmlearnconv.catalog import names
 from tests.conftest import ROOT
 from tests.tools.test_command_lines import run
 
+pytestmark = pytest.mark.slow
+
 RESNET = dict(
     type="mmdet.ResNet",
     depth=18,

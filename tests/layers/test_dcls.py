@@ -67,9 +67,9 @@ def test_equals_the_authors_package(version, window, groups):
         rtol=0,
         atol=1e-6,
     )
-    seen = torch.randn_like(expected)
-    ours(x).backward(seen)
-    expected.backward(seen)
+    upstream = torch.randn_like(expected)
+    ours(x).backward(upstream)
+    expected.backward(upstream)
     turn = (lambda t: t) if version == "v0" else (lambda t: t.flip(0))
     torch.testing.assert_close(ours.weight.grad, theirs.weight.grad, rtol=0, atol=1e-6)
     torch.testing.assert_close(ours.positions.grad, turn(theirs.P.grad), rtol=0, atol=1e-6)

@@ -41,6 +41,7 @@ def run(command, **environment):
     return result.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", sorted(FOLDER.glob("cuda/*.cu")), ids=lambda p: p.name)
 def test_they_compile(source, tmp_path):
     """For sm_80 and sm_90, with a PyTorch that may be built without CUDA."""

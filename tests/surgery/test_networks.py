@@ -12,6 +12,8 @@ from torch import nn
 from mmlearnconv.catalog import names, operator_of
 from mmlearnconv.layers import LearnableConv
 
+pytestmark = pytest.mark.slow
+
 NETWORKS = {
     "mask_rcnn": ("mmdet", "mask_rcnn/mask-rcnn_r50_fpn_1x_coco"),
     "retinanet": ("mmdet", "retinanet/retinanet_r50_fpn_1x_coco"),

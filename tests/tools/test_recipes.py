@@ -19,6 +19,8 @@ from tests.tools.test_command_lines import (
     scalars,
 )
 
+pytestmark = pytest.mark.slow
+
 TWENTY_STEPS = [
     "train_cfg.max_iters=20",
     "train_cfg.val_interval=100",

@@ -4,6 +4,8 @@ import pytest
 
 from tools.sweep_conv_cfg import accepts_conv_cfg, check
 
+pytestmark = pytest.mark.slow
+
 PAIRS = [
     ("mmdet", "faster_rcnn/faster-rcnn_r50_fpn_1x_coco", "DCLS"),
     ("mmdet", "retinanet/retinanet_r50_fpn_1x_coco", "DRConv"),

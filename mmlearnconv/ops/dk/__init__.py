@@ -212,7 +212,7 @@ def _multiply(columns: Tensor, coefficients: Tensor, weight: Tensor, groups: int
     """Resample ``(N, C, k, h, w)`` by ``(N, k, s, h, w)``, multiply with ``(out, C / g, s)``."""
     batch, channels, _, height, width = columns.shape
     coefficients = coefficients.to(columns.dtype)
-    # One small product a location: (s, k) by (k, C).
+    # One small product per location: (s, k) by (k, C).
     resampled = coefficients.permute(0, 3, 4, 2, 1).flatten(0, 2) @ columns.permute(
         0, 3, 4, 2, 1
     ).flatten(0, 2)

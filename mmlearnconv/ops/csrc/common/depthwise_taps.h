@@ -1,4 +1,4 @@
-// Depthwise convolution by lists of taps, an index an output.
+// Depthwise convolution by lists of taps, one work item per output.
 #pragma once
 
 #include "geometry.h"

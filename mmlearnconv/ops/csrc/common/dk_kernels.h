@@ -1,4 +1,4 @@
-// Convolutions with resampled kernels, an index an output; maps are channels_last.
+// Convolutions with resampled kernels, one work item per output; maps are channels_last.
 #pragma once
 
 #include "dk.h"
@@ -132,7 +132,7 @@ struct DkInputGrad {
 };
 
 // The same with data offsets, which no index can invert: the locations add to it, each for itself,
-// or one index a channel where the order must not change.
+// or one work item per channel where the order must not change.
 template <typename scalar_t, typename sum_t, bool DEPTHWISE>
 struct DkMovedInputGrad {
   DkGradients<scalar_t, sum_t, true, DEPTHWISE> g;
@@ -154,7 +154,7 @@ struct DkMovedInputGrad {
   }
 };
 
-// The offsets', a location and tap an index.
+// The offsets', one work item per location and tap.
 template <typename scalar_t, typename sum_t, bool HAS_DATA_OFFSETS, bool DEPTHWISE>
 struct DkOffsetGrad {
   DkGradients<scalar_t, sum_t, HAS_DATA_OFFSETS, DEPTHWISE> g;

@@ -1,4 +1,4 @@
-// Region-aware convolution, an index an output; maps are channels_last.
+// Region-aware convolution, one work item per output; maps are channels_last.
 #pragma once
 
 #include "launch.h"

@@ -9,7 +9,7 @@
 
 namespace mmlearnconv {
 
-// Output place i reads input place i * stride - padding + cell * dilation. Padding may be negative:
+// Output i reads input i * stride - padding + cell * dilation. Padding may be negative:
 // a piece of a map has the padding that its first row and column leave.
 struct Axis {
   int64_t size, out_size, stride, padding, dilation;
@@ -23,7 +23,7 @@ struct Axis {
   C10_HOST_DEVICE bool holds(int64_t place) const {
     return place >= 0 && place < size;
   }
-  // Whether any output place reads the map there.
+  // Whether any output reads inside the input.
   C10_HOST_DEVICE bool reaches(int64_t cell) const {
     return first(cell) < size && at(out_size - 1, cell) >= 0;
   }

@@ -72,7 +72,7 @@ MMLC_INLINE void features_backward_place(
   }
 }
 
-// `sums` and `under` are workspace for a vector a region, and a tap.
+// `sums` and `under` are workspace for one vector per region, and per tap.
 template <typename T>
 MMLC_INLINE void inner_place(
     T* out, T* sums, T* under, const T* products, const T* input, const T* patterns,

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <cstring>
 
-// One compilation an instruction set, chosen when the library is loaded.
+// One compilation per instruction set, chosen when the library is loaded.
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
 #define MMLC_FOR_EVERY_CPU \
   __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
