@@ -6,10 +6,11 @@
 # Further arguments go to pytest.
 ALL=false
 [ "${1:-}" != --all ] || { ALL=true; shift; }
-NEED="pytest xdist ruff mypy build DCLS onnxscript" source "$(dirname "$0")/setup_env.sh"
+NEED="pytest xdist ruff mypy clang_format build DCLS onnxscript" source "$(dirname "$0")/setup_env.sh"
 cd "$ROOT"
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
+"$(dirname "$PYTHON")/clang-format" --dry-run -Werror $(git ls-files "*.h" "*.cpp" "*.cu" "*.cuh")
 "$PYTHON" -m mypy
 # A worker per core, each with one thread; groups are tests that share a costly fixture.
 tests() { "$PYTHON" -m pytest --numprocesses logical --maxprocesses 8 --dist loadgroup "$@"; }

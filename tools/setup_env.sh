@@ -106,7 +106,7 @@ if [ -z "$absent" ]; then
     if [ -n "$absent" ]; then
         echo "the active environment, $PYTHON, has no $absent. Install what tests need, at the versions" \
             "that requirements.txt names under 'Types' and 'Tests':" \
-            "pip install pytest pytest-xdist ruff mypy build dcls onnx onnxruntime onnxscript" \
+            "pip install pytest pytest-xdist ruff mypy clang-format build dcls onnx onnxruntime onnxscript" \
             "Or leave the environment (deactivate): one is made in .venv then" >&2
         exit 1
     fi
