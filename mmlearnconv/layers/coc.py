@@ -77,17 +77,8 @@ class CoCConv2d(LearnableConv2d):
         dilated: bool = True,
         normalize: str | None = None,
     ) -> None:
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups,
-            bias,
-            padding_mode,
-        )
+        geometry = stride, padding, dilation, groups, bias, padding_mode
+        super().__init__(in_channels, out_channels, kernel_size, *geometry)
         self.association = positive_int("association", association)
         self.super_layers = positive_int("super_layers", super_layers)
         self.skip = skip

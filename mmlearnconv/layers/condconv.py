@@ -71,17 +71,8 @@ class CondConv2d(LearnableConv2d):
         *,
         num_experts: int = 8,
     ) -> None:
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups,
-            bias,
-            padding_mode,
-        )
+        geometry = stride, padding, dilation, groups, bias, padding_mode
+        super().__init__(in_channels, out_channels, kernel_size, *geometry)
         self.num_experts = positive_int("num_experts", num_experts)
         self.weight = nn.Parameter(torch.empty(num_experts, *self.conv_weight_shape))
         self.routing_weight = nn.Parameter(torch.empty(num_experts, in_channels))

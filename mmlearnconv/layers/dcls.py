@@ -105,17 +105,8 @@ class DCLSConv(LearnableConv):
         learned_axes: Sequence[int] | None = None,
         position_init: str = "normal",
     ) -> None:
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups,
-            bias,
-            padding_mode,
-        )
+        geometry = stride, padding, dilation, groups, bias, padding_mode
+        super().__init__(in_channels, out_channels, kernel_size, *geometry)
         self.interpolation = one_of("interpolation", interpolation, INTERPOLATIONS)
         self.position_init = one_of("position_init", position_init, POSITION_INITS)
         axes = range(self.spatial_dims)
@@ -221,13 +212,8 @@ class DCLSConv(LearnableConv):
 
     def dense_kernel(self) -> Tensor:
         """The constructed kernel, ``(out, in / groups, *window)``."""
-        kernel = dcls_kernel(
-            self.weight,
-            self.position_owner.positions,
-            self.dilated_kernel_size,
-            self.interpolation,
-            self.width,
-        )
+        elements = self.weight, self.position_owner.positions, self.dilated_kernel_size
+        kernel = dcls_kernel(*elements, self.interpolation, self.width)
         if not self._dense_axes:
             return kernel
         # Dense axes come first: put every axis in its place.
@@ -246,16 +232,9 @@ class DCLSConv(LearnableConv):
             return self._convolve(input, self.dense_kernel())
         window = self.dilated_kernel_size
         padded, geometry = self._padded(input, window)
-        return dcls_conv2d(
-            padded,
-            self.weight,
-            self.position_owner.positions,
-            window,
-            self.bias,
-            *geometry,
-            interpolation=self.interpolation,
-            width=self.width,
-        )
+        elements = self.weight, self.position_owner.positions, window, self.bias
+        options = dict(interpolation=self.interpolation, width=self.width)
+        return dcls_conv2d(padded, *elements, *geometry, **options)
 
     @property
     def has_taps(self) -> bool:

@@ -79,17 +79,8 @@ class DeformableKernelConv2d(LearnableConv2d):
         num_experts: int | None = None,
         offset_lr_mult: float = 0.01,
     ) -> None:
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups,
-            bias,
-            padding_mode,
-        )
+        geometry = stride, padding, dilation, groups, bias, padding_mode
+        super().__init__(in_channels, out_channels, kernel_size, *geometry)
         depthwise = groups == in_channels == out_channels
         default = "local" if depthwise else "global"
         self.mode = default if mode is None else one_of("mode", mode, MODES)

@@ -83,17 +83,8 @@ class DKEConv2d(LearnableConv2d):
         position_init: str = "normal",
         position_limit: float | None = None,
     ) -> None:
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups,
-            bias,
-            padding_mode,
-        )
+        geometry = stride, padding, dilation, groups, bias, padding_mode
+        super().__init__(in_channels, out_channels, kernel_size, *geometry)
         self.interpolation = one_of("interpolation", interpolation, INTERPOLATIONS)
         self.position_init = one_of("position_init", position_init, POSITION_INITS)
         alpha = greater_than("alpha", alpha, 0)

@@ -69,17 +69,8 @@ class DRConv2d(LearnableConv2d):
         hidden_channels: int | None = None,
         own_guide: bool = True,
     ) -> None:
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups,
-            bias,
-            padding_mode,
-        )
+        geometry = stride, padding, dilation, groups, bias, padding_mode
+        super().__init__(in_channels, out_channels, kernel_size, *geometry)
         self.regions = positive_int("regions", regions)
         hidden = regions if hidden_channels is None else hidden_channels
         self.hidden_channels = positive_int("hidden_channels", hidden)

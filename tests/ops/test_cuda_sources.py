@@ -26,7 +26,12 @@ INCLUDES = [
 ]
 # PyTorch 2.6 was built with the C++ library's old layout.
 INCLUDES.append(f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}")
-OPERATORS = ["dcls", "depthwise", "depthwise_taps", "dk", "drconv"]
+# Of the sources' stems, depthwise_taps among those of depthwise.
+TESTS = sorted(
+    test
+    for source in FOLDER.glob("cuda/*.cu")
+    for test in (ROOT / "tests/ops").glob(f"test_{source.stem}*.py")
+)
 
 
 def run(command, **environment):
@@ -65,10 +70,9 @@ def test_their_arithmetic_is_the_definitions(tmp_path):
     (tmp_path / "portable_kernels.py").write_text(
         f"import torch, mmlearnconv.ops\ntorch.ops.load_library({str(library)!r})\n"
     )
-    tests = [f"tests/ops/test_{name}.py" for name in OPERATORS]
     plugin = ["-p", "portable_kernels", "-p", "no:cacheprovider"]
     said = run(
-        [sys.executable, "-m", "pytest", "-q", "-x", *plugin, *tests],
+        [sys.executable, "-m", "pytest", "-q", "-x", *plugin, *TESTS],
         PYTHONPATH=os.pathsep.join([str(tmp_path), str(ROOT)]),
     )
     assert " passed" in said
