@@ -29,12 +29,13 @@ class Variant:
     Args:
         options: of the layer.
         takeover_error: largest relative error of the function after taking over a plain kernel,
-            with an element for each of its cells, in float64. Default: rounding.
+            with an element for each of its cells, in float64; ``None`` for one that refuses plain
+            weights. Default: rounding.
         any_batch: whether an exported graph serves batches of any size. Default: ``True``.
     """
 
     options: Mapping[str, Any] = field(default_factory=dict)
-    takeover_error: float = 1e-10
+    takeover_error: float | None = 1e-10
     any_batch: bool = True
 
 
@@ -97,9 +98,12 @@ class Operator:
         return f"docs/{self.stem}.md"
 
     @property
-    def takeover_error(self) -> float:
-        """The largest relative error of its first form's function after taking over a kernel."""
-        return next(iter(self.variants.values())).takeover_error
+    def takeover_error(self) -> float | None:
+        """The largest relative error of its first form's function after taking over a kernel.
+
+        ``None`` if it refuses plain weights.
+        """
+        return next((v.takeover_error for v in self.variants.values()), None)
 
     @property
     def is_static(self) -> bool:
@@ -306,7 +310,7 @@ def names(
         and "learned_axes" not in operator.fixed
         and static in (None, operator.is_static)
         and (baselines or not operator.baseline)
-        and (operator.variants or not takes_over)
+        and (operator.takeover_error is not None or not takes_over)
     ]
 
 

@@ -13,9 +13,11 @@ PAGES = sorted(
 )
 
 
-@pytest.mark.parametrize("baselines", [False, True])
-def test_the_readme_has_the_catalogue_s_table(baselines):
-    assert markdown_table(baselines) in (ROOT / "README.md").read_text()
+def test_the_readme_s_rows_are_the_catalogue_s():
+    known = [*markdown_table().splitlines(), *markdown_table(baselines=True).splitlines()]
+    rows = [r for r in (ROOT / "README.md").read_text().splitlines() if r.startswith("| [`")]
+    assert len(rows) >= 9
+    assert set(rows) <= set(known)
 
 
 @pytest.mark.parametrize("operator", CATALOG, ids=lambda operator: operator.name)

@@ -290,9 +290,8 @@ def check(scope: str, name: str, operator: str, size: int = 128) -> tuple[str, s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="configs whose name contains this")
-    parser.add_argument(
-        "--operators", nargs="+", default=names(baselines=False), help="types for conv_cfg"
-    )
+    known = names(baselines=False, takes_over=False)
+    parser.add_argument("--operators", nargs="+", default=known, help="types for conv_cfg")
     parser.add_argument("--size", type=int, default=128, help="side of the images")
     parser.add_argument("--reach", action="store_true", help="print what conv_cfg reaches")
     args = parser.parse_args()

@@ -32,9 +32,9 @@ SHARED = dict(
     conv_cfg=dict(type="DCLS"),
     layer_scale_init_value=1.0,
 )
-BACKBONES = {op: RESNET | dict(conv_cfg=dict(type=op)) for op in names(baselines=False)} | dict(
-    shared=SHARED
-)
+OPERATORS = names(baselines=False, takes_over=False)
+BACKBONES = {op: RESNET | dict(conv_cfg=dict(type=op)) for op in OPERATORS}
+BACKBONES["shared"] = SHARED
 CONFIG = """
 custom_imports = dict(imports=["mmlearnconv", "mmdet.models", "tests.engine.toy"])
 default_scope = "mmengine"

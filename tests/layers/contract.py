@@ -34,6 +34,8 @@ def _is_static(key: str) -> bool:
 
 
 LAYER = _parametrize(list(LAYERS))
+TAKES_OVER = _parametrize([k for k, (_, v) in CASES.items() if v.takeover_error is not None])
+REFUSES = _parametrize([k for k, (_, v) in CASES.items() if v.takeover_error is None])
 STATIC = _parametrize([key for key in LAYERS if _is_static(key)])
 DYNAMIC = _parametrize([key for key in LAYERS if not _is_static(key)])
 

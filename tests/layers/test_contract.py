@@ -10,7 +10,14 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmlearnconv.catalog import CATALOG, operator_of
-from tests.layers.contract import DYNAMIC, LAYER, STATIC, exact_options, geometries
+from tests.layers.contract import (
+    DYNAMIC,
+    LAYER,
+    STATIC,
+    TAKES_OVER,
+    exact_options,
+    geometries,
+)
 
 
 @LAYER
@@ -72,7 +79,7 @@ def test_kernel_size_one_by_name(operator, named):
     assert conv.stride == (2,) * dims
 
 
-@LAYER
+@TAKES_OVER
 @pytest.mark.parametrize("mode", ["reflect", "replicate", "zero"])
 def test_explicit_padding_of_conv_module(name, layer, options, mode):
     """ConvModule pads by itself and hands the layer padding 0; zeros lie beyond that."""

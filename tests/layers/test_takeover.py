@@ -11,10 +11,18 @@ from mmengine.model import initialize
 from torch import nn
 
 from mmlearnconv.layers import DCLSConv2d, report_takeovers, takeover_report
-from tests.layers.contract import LAYER, captured, exact_options, geometries, takeover_error
+from tests.layers.contract import (
+    LAYER,
+    REFUSES,
+    TAKES_OVER,
+    captured,
+    exact_options,
+    geometries,
+    takeover_error,
+)
 
 
-@LAYER
+@TAKES_OVER
 @pytest.mark.parametrize("geometry", list(geometries(24)), ids=str)
 def test_takes_over_a_plain_convolution(name, layer, options, geometry):
     """With an element for every cell, whatever the padding around the kernel does."""
@@ -28,6 +36,16 @@ def test_takes_over_a_plain_convolution(name, layer, options, geometry):
     assert error < takeover_error(layer, options)
 
 
+@REFUSES
+def test_what_it_cannot_compute_is_refused_and_nothing_changes(name, layer, options):
+    conv = layer(4, 4, 3, **options)
+    before = copy.deepcopy(conv.state_dict())
+    with pytest.raises(RuntimeError, match="weight: a plain kernel"):
+        conv.load_state_dict(nn.Conv2d(4, 4, 3).state_dict())
+    changed = [k for k, v in conv.state_dict().items() if not torch.equal(v, before[k])]
+    assert changed in ([], ["bias"])
+
+
 @LAYER
 def test_state_dict_and_copy_round_trip(name, layer, options):
     conv, other = layer(4, 8, 3, **options), layer(4, 8, 3, **options)
@@ -39,7 +57,7 @@ def test_state_dict_and_copy_round_trip(name, layer, options):
     report_takeovers()
 
 
-@LAYER
+@TAKES_OVER
 def test_one_line_reports_a_plain_load(name, layer, options):
     plain = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 2, 1))
     model = nn.Sequential(
@@ -52,7 +70,7 @@ def test_one_line_reports_a_plain_load(name, layer, options):
     assert captured(lambda: model(torch.randn(1, 3, 9, 9))) == []
 
 
-@LAYER
+@TAKES_OVER
 def test_partial_and_mixed_checkpoints_are_as_strict_as_ever(name, layer, options):
     conv, plain = layer(4, 4, 3, **options), nn.Conv2d(4, 4, 3, bias=False)
     with pytest.raises(RuntimeError, match=r"Missing key.*bias"):
@@ -118,7 +136,7 @@ def test_an_init_cfg_for_another_layer_does_nothing(name, layer, options):
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-@LAYER
+@TAKES_OVER
 def test_plain_weights_into_a_reparametrised_layer_are_refused(name, layer, options):
     conv = torch.nn.utils.parametrizations.weight_norm(layer(4, 4, 3, **options))
     before = copy.deepcopy(conv.state_dict())
