@@ -19,6 +19,7 @@ from .layers.dcls import DCLSConv1d, DCLSConv2d, DCLSConv3d
 from .layers.dk import DeformableKernelConv2d
 from .layers.dke import DKEConv2d
 from .layers.drconv import DRConv2d
+from .layers.involution import Involution2d
 from .registry import CONV_LAYERS
 
 
@@ -221,6 +222,16 @@ CATALOG = (
             "general": Variant(dict(regions=3, hidden_channels=6)),
         },
         forms=(Form(), Form("no base", dict(base_weight=False))),
+    ),
+    Operator(
+        name="Involution",
+        layer=Involution2d,
+        learns="a kernel per location, shared by channels: a good neighbour of the five",
+        paper="[CVPR 2021](https://arxiv.org/abs/2103.06255)",
+        takeover="refused: its kernels are shared by channels",
+        folds="no",
+        pointwise_is_plain=True,
+        variants={"": Variant(dict(group_channels=2), takeover_error=None)},
     ),
     Operator(
         name="ACU",
