@@ -60,7 +60,7 @@ def rows() -> Iterator[Row]:
             "",
         ),
         ("DRConv-{}", learned, "328", "top-1 75.7", between),
-        ("DRConv-{}, a guide a block", learned, "328", "", between, "*linear_conv*"),
+        ("DRConv-{}, one guide per block", learned, "328", "", between, "*linear_conv*"),
     )
 
     quoted = "the row seems to be quoted from the CondConv paper, which counted otherwise"
@@ -89,5 +89,5 @@ def rows() -> Iterator[Row]:
         *("189", "MegaFace 91.3", ""),
         ("CondConv-{}", face(condconv), "195", "MegaFace 94.8", "the paper cuts 195.7 off"),
         ("DRConv-{}", face(drconv), "201", "MegaFace 96.2", between),
-        ("DRConv-{}, a guide a block", face(drconv), "201", "", between, "2.*.2"),
+        ("DRConv-{}, one guide per block", face(drconv), "201", "", between, "2.*.2"),
     )

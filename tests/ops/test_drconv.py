@@ -261,7 +261,7 @@ def test_nothing_in_tiles_on_a_gpu_waits_for_it():
         x, guide, pattern, value, offset = (t.to("meta") for t in tensors_of(CASE))
         region = guide.max(1).indices.flatten()
         geometry = guide.shape[2:], *CASE["geometry"]
-        (tile,) = factorised._feature_tiles(x, pattern, region, geometry)
+        (tile,) = factorised.feature_tiles(x, pattern, region, geometry)
         assert tile.region.shape == tile.locations.shape == region.shape
         grad = x.new_empty(len(region), CASE["out"])
-        factorised._inner_products(grad, x, pattern, value, offset, geometry, CASE["groups"])
+        factorised.inner_products(grad, x, pattern, value, offset, geometry, CASE["groups"])

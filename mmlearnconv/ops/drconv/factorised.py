@@ -54,7 +54,7 @@ def _forward(
     geometry = guide.shape[2:], stride, padding, dilation
     output = x.new_empty(len(region), filter_scale.shape[1])
     with without_autocast(x):
-        for tile in _feature_tiles(x, pattern, region, geometry):
+        for tile in feature_tiles(x, pattern, region, geometry):
             rows = _by_group(tile.features, groups)
             if isinstance(tile.region, int):
                 product = grouped_matmul(rows, matrices[tile.region], groups)
@@ -90,7 +90,7 @@ def _backward(
     grad_x, grad_shares = torch.zeros_like(x), torch.zeros_like(shares)
     grad_matrices = torch.zeros_like(matrices)
     with without_autocast(x):
-        for tile in _feature_tiles(x, shares, region, geometry):
+        for tile in feature_tiles(x, shares, region, geometry):
             pair = grad.index_select(0, tile.locations), _by_group(tile.features, groups)
             if isinstance(tile.region, int):
                 own = matrices[tile.region]
@@ -101,7 +101,7 @@ def _backward(
                 grad_matrices += of_matrices
             of_features = _from_group(of_rows, tile.features, groups)
             _features_backward(of_features, *tile.sampling, grad_x, grad_shares)
-        inner = _inner_products(grad, x, shares, filter_scale, filter_bias, geometry, groups)
+        inner = inner_products(grad, x, shares, filter_scale, filter_bias, geometry, groups)
     inner = inner.view(len(x), *guide.shape[2:], len(filter_scale)).permute(0, 3, 1, 2)
     grad_scale, grad_bias = grad_matrices.unflatten(2, (2, -1)).unbind(2)
     return (
@@ -144,7 +144,7 @@ class _Tile(NamedTuple):
     sampling: tuple  # what the features are made from
 
 
-def _feature_tiles(
+def feature_tiles(
     x: Tensor, pattern: Tensor, region: Tensor, geometry: Sequence
 ) -> Iterator[_Tile]:
     """All locations' features, as many at a time as are worth it."""
@@ -175,7 +175,7 @@ def _from_group(rows: Tensor, features: Tensor, groups: int) -> Tensor:
     return rows.view(len(rows), groups, 2, -1).transpose(1, 2).reshape(features.shape).contiguous()
 
 
-def _inner_products(
+def inner_products(
     grad: Tensor,
     x: Tensor,
     pattern: Tensor,
