@@ -16,20 +16,20 @@ from .model import unwrap_model
 
 @HOOKS.register_module()
 class LearnableConvStatsHook(Hook):
-    """Logs what the layers learn, part by part, as scalars of every visualiser.
+    """Logs what the layers learn, stage by stage, as scalars of every visualiser.
 
-    Parts are stages: names of modules up to the last number but one (``backbone.stages.2``,
+    A stage is named as its modules are, without the last number (``backbone.stages.2``,
     ``neck.fpn_convs``). For each,
 
-    - ``position_step``: mean distance in cells that positions moved an iteration since they were
-      last logged (of DCLS and DKE);
-    - ``position_radius``: distance in cells that positions of DCLS and DKE have from the kernel's
-      centre, the mean: a 3x3 grid has 1.07;
-    - ``positions_at_edge``: share of DCLS elements that lie on the window's edge on an axis: if it
-      grows, enlarge the window;
+    - ``position_step``: mean distance in cells that positions of DCLS and DKE moved per iteration
+      since they were last logged;
+    - ``position_radius``: mean distance in cells of these positions from the kernel's centre; a 3x3
+      grid has 1.07;
+    - ``positions_at_edge``: fraction of DCLS elements on the window's edge; if it grows, enlarge
+      the window;
     - ``regions_entropy``: entropy in bits of DRConv's regions over the locations of a batch, at
-      most the logarithm of their number; ``regions_empty``: regions that no location chose, a mean
-      over layers.
+      most the logarithm of their number;
+    - ``regions_empty``: mean number of regions per layer that no location chose.
 
     Args:
         interval: iterations between two records. Default: 50.

@@ -41,8 +41,8 @@ class LearnableConv(nn.Module):
         dilation: as ``nn.Conv2d``. Default: 1.
         groups: as ``nn.Conv2d``. Default: 1.
         bias: as ``nn.Conv2d``. Default: ``True``.
-        padding_mode: as ``nn.Conv2d``; cells beyond the replaced kernel's own padding are zero in
-            every mode. Default: ``'zeros'``.
+        padding_mode: as ``nn.Conv2d``; cells beyond the nominal kernel's padding are zero in every
+            mode. Default: ``'zeros'``.
 
     Raises:
         TypeError: a size that is no integer or pair of integers.
@@ -104,7 +104,7 @@ class LearnableConv(nn.Module):
 
     @property
     def conv_weight_shape(self) -> tuple[int, ...]:
-        """Shape of the replaced convolution's weight."""
+        """Shape of the plain convolution's weight."""
         return (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
 
     # What a subclass says about itself.
