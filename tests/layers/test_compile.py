@@ -8,6 +8,8 @@ import torch
 
 from tests.layers.contract import CASES, LAYER, LAYERS
 
+pytestmark = pytest.mark.slow
+
 SIZES = [(2, 8, 20, 20), (2, 8, 31, 14), (1, 8, 9, 25), (3, 8, 12, 12), (2, 8, 16, 33)]
 
 
@@ -51,7 +53,6 @@ any_size = pytest.mark.skipif(
 INDUCTOR = list(LAYERS) if os.environ.get("MMLEARNCONV_TEST_CASES") else ["DK-local", "DRConv"]
 
 
-@pytest.mark.slow
 @any_size
 @pytest.mark.parametrize("key", INDUCTOR)
 def test_compiles_with_inductor(key):

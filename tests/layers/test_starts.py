@@ -108,7 +108,7 @@ def test_dke_configs_start_as_the_paper_s(config, grid):
 
 
 def test_dcls_config_starts_as_the_paper_s():
-    backbone = built("mask_rcnn_dcls_convnext_t.py").backbone
+    backbone = built("mask_rcnn_dcls_convnext_t").backbone
     layers = [m for m in backbone.modules() if isinstance(m, DCLSConv2d)]
     assert len(layers) == 18
     for layer in layers:

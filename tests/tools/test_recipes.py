@@ -94,7 +94,7 @@ def test_a_config_without_the_constructor_is_told_once(tmp_path):
         *("tools/train.py", QUICKSTART, "--work-dir", tmp_path, "--cfg-options", *TWENTY_STEPS),
         *("optim_wrapper.constructor=DefaultOptimWrapperConstructor", "train_cfg.max_iters=3"),
     )
-    told = re.findall(r"trained with the optimizer's own .*", output)
+    told = re.findall(r"trained without the papers' multipliers .*", output)
     assert len(told) == 1
     assert "DCLSConv2d.positions (lr_mult=5 decay_mult=0)" in told[0]
     assert "constructor='LearnableConvOptimWrapperConstructor'" in told[0]
