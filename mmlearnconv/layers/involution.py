@@ -158,9 +158,13 @@ class Involution2d(LearnableConv2d):
         if max(geometry.stride) > 1:
             middle = F.avg_pool2d(middle, geometry.stride)
         hidden = F.conv2d(middle, self.reduce_weight[..., None, None])
-        hidden = F.batch_norm(
-            hidden, self.norm_mean, self.norm_var, self.norm_weight, self.norm_bias, self.training
-        ).relu()
+        training = self.training
+        if hidden[:, 0].numel() == 1:
+            # A single location, of a single image, has no statistics.
+            training = False
+        statistics = self.norm_mean, self.norm_var
+        affine = self.norm_weight, self.norm_bias
+        hidden = F.batch_norm(hidden, *statistics, *affine, training).relu()
         kernels = F.conv2d(hidden, self.weight[..., None, None])
         return kernels.unflatten(1, (self.channel_groups, *self.kernel_size))
 

@@ -32,7 +32,8 @@ SHARED = dict(
     conv_cfg=dict(type="DCLS"),
     layer_scale_init_value=1.0,
 )
-OPERATORS = names(baselines=False, takes_over=False)
+# Batch norms, such as Involution's, differ by rank.
+OPERATORS = names(baselines=False)
 BACKBONES = {op: RESNET | dict(conv_cfg=dict(type=op)) for op in OPERATORS}
 BACKBONES["shared"] = SHARED
 CONFIG = """

@@ -122,6 +122,7 @@ def test_inputs_of_every_kind(name, layer, options, groups):
     assert not strided.is_contiguous()
     torch.testing.assert_close(conv(strided), conv(strided.contiguous()))
     assert conv(x[..., :1, :1]).shape == (3, 4, 1, 1)
+    assert conv(x[:1, :, :1, :1]).shape == (1, 4, 1, 1)
     empty = conv(x[:0].requires_grad_())
     assert empty.shape == (0, 4, 12, 10)
     empty.sum().backward()
