@@ -72,7 +72,7 @@ class Operator:
         baseline: whether it is what a paper compares its operator with.
         variants: forms with other code paths, by a label, of which every one is held to the
             contract of a layer; an empty label is the default form. None for a type that is another
-            one in other dimensions, or that cannot take over plain weights.
+            one in other dimensions, or whose outputs cannot have an initialiser's scale.
         forms: what benchmarks compare.
     """
 

@@ -24,11 +24,6 @@ def route(input: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.linear(input.mean((2, 3)), weight, bias).sigmoid()
 
 
-def mix(routing: Tensor, experts: Tensor) -> Tensor:
-    """The mixture of experts for each image, ``(N, *shape)`` from ``(experts, *shape)``."""
-    return (routing @ experts.flatten(1)).unflatten(1, experts.shape[1:])
-
-
 def split_into_experts(weight: Tensor, experts: int) -> Tensor:
     """Kernels whose mixture by a half each is ``weight``, different so that they can part ways."""
     # A share of a half each sums to experts / 2; differences from their mean cancel.

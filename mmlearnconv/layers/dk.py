@@ -11,12 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..ops.condconv import mix_experts
 from ..ops.dispatch import in_full_precision
 from ..ops.dk import dk_conv2d
 from ..ops.interpolation import linear_coefficients
 from .arguments import int_tuple, one_of, positive_int
 from .base import LearnableConv2d
-from .condconv import mix, route, split_into_experts
+from .condconv import route, split_into_experts
 from .takeover import relative_error
 
 __all__ = ["DeformableKernelConv2d"]
@@ -195,8 +196,8 @@ class DeformableKernelConv2d(LearnableConv2d):
             return convolve(slice(None), self.weight)
         routing = route(input, self.routing_weight, self.routing_bias)
         if len(input) == 0:
-            return convolve(slice(None), mix(routing, self.weight).sum(0))
-        spaces = mix(routing, self.weight)
+            return convolve(slice(None), mix_experts(routing, self.weight).sum(0))
+        spaces = mix_experts(routing, self.weight)
         return torch.cat([convolve(slice(i, i + 1), space) for i, space in enumerate(spaces)])
 
     def extra_repr(self) -> str:

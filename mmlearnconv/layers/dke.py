@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..ops.dispatch import in_full_precision
 from ..ops.dke import INTERPOLATIONS, dke_conv2d, dke_kernel, dke_response
+from ..ops.geometry import under_middle
 from .arguments import greater_than, one_of, positive_int
 from .base import LearnableConv2d
 
@@ -248,12 +249,7 @@ class DKEConv2d(LearnableConv2d):
 
     def _scores(self, padded: Tensor, padding: Sequence[int]) -> Tensor:
         """a at the output locations: the input under the window's middle, zero outside the map."""
-        sides = []
-        for axis in (1, 0):
-            reach = self.dilation[axis] * (self.window[axis] - 1)
-            before = padding[axis] - reach // 2
-            sides += [before, padding[axis] - (reach - reach // 2)]
-        middle = F.pad(padded, sides)
+        middle = under_middle(padded, self.window, padding, self.dilation)
         weight = self.attention_weight[..., None, None]
         return F.conv2d(middle, weight, self.attention_bias, self.stride)
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops.geometry import Geometry
+from ..ops.geometry import Geometry, under_middle
 from ..ops.involution import involution2d
 from .arguments import positive_int
 from .base import LearnableConv2d
@@ -148,15 +148,11 @@ class Involution2d(LearnableConv2d):
 
     def _kernels(self, padded: Tensor, geometry: Geometry) -> Tensor:
         """H, ``(N, channel groups, kH, kW, H', W')``."""
-        sides = []
-        for axis in (1, 0):
-            reach = geometry.dilation[axis] * (self.kernel_size[axis] - 1)
-            before = geometry.padding[axis] - reach // 2
-            after = geometry.padding[axis] - (reach - reach // 2) + geometry.stride[axis] - 1
-            sides += [before, after]
-        middle = F.pad(padded, sides)
-        if max(geometry.stride) > 1:
-            middle = F.avg_pool2d(middle, geometry.stride)
+        stride, padding, dilation, _ = geometry
+        rest = [s - 1 for s in stride]
+        middle = under_middle(padded, self.kernel_size, padding, dilation, rest)
+        if max(stride) > 1:
+            middle = F.avg_pool2d(middle, stride)
         hidden = F.conv2d(middle, self.reduce_weight[..., None, None])
         training = self.training
         if hidden[:, 0].numel() == 1:

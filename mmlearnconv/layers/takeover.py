@@ -24,14 +24,16 @@ class Takeover:
         self.weights: MutableMapping[LearnableConv, Tensor] = weakref.WeakKeyDictionary()
         self.errors: MutableMapping[LearnableConv, float] = weakref.WeakKeyDictionary()
 
-    def load(self, layer: "LearnableConv", weight: Tensor) -> None:
-        """Have a layer take over a plain convolution's weight.
+    def load(self, layer: "LearnableConv", weight: Tensor) -> "list[LearnableConv]":
+        """Have a layer take over a plain convolution's weight; the layers that this changed.
 
         Raises:
             ValueError: the layer cannot compute what a plain convolution does.
         """
         self.weights[layer] = weight.detach().to(next(layer.parameters()))
-        self.errors.update(layer.load_conv_weight_(self.weights[layer]))
+        changes = layer.load_conv_weight_(self.weights[layer])
+        self.errors.update(changes)
+        return [changed for changed, _ in changes]
 
     def report(self) -> None:
         """Log, in one line, how many layers were set, and how well; then forget them."""
@@ -62,7 +64,7 @@ def takeover_report() -> Iterator[Takeover]:
         record.report()
 
 
-def current_takeover(token: Any = None) -> Takeover:
+def _current_takeover(token: Any) -> Takeover:
     """The record of the load in progress: that of the context :func:`takeover_report`, if any.
 
     Else that of a call of ``load_state_dict``. PyTorch tells a layer that it is loaded but not that
@@ -74,7 +76,7 @@ def current_takeover(token: Any = None) -> Takeover:
     global _last_call
     if _explicit is not None:
         return _explicit
-    record = _last_call[1]() if token is not None and _last_call[0] is token else None
+    record = _last_call[1]() if _last_call[0] is token else None
     if record is None:
         report_takeovers()
         record = Takeover()
@@ -84,11 +86,10 @@ def current_takeover(token: Any = None) -> Takeover:
 
 def load_plain_weight(layer: "LearnableConv", weight: Tensor, token: Any) -> None:
     """:meth:`Takeover.load` on the record of the load in progress."""
-    record = current_takeover(token)
-    record.load(layer, weight)
+    record = _current_takeover(token)
+    changed = record.load(layer, weight)
     if record is not _explicit:
-        for changed in record.errors:
-            _unreported[changed] = record
+        _unreported.update(dict.fromkeys(changed, record))
 
 
 def plain_weight_of(layer: "LearnableConv") -> Tensor | None:

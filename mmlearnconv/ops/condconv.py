@@ -35,10 +35,13 @@ def condconv2d(
     Returns:
         Tensor: ``(N, out, H', W')``.
     """
-
-    def mixtures(routing: Tensor) -> Tensor:
-        return (routing @ experts.flatten(1)).unflatten(1, experts.shape[1:])
-
     geometry = geometry_of(stride, padding, dilation, groups)
-    output = conv2d_per_sample(input, routing, mixtures, experts[0].numel(), *geometry)
+    output = conv2d_per_sample(
+        input, routing, lambda shares: mix_experts(shares, experts), experts[0].numel(), *geometry
+    )
     return add_bias_and_format(output, bias, input)
+
+
+def mix_experts(routing: Tensor, experts: Tensor) -> Tensor:
+    """The mixture of experts for each image, ``(N, *shape)`` from ``(experts, *shape)``."""
+    return (routing @ experts.flatten(1)).unflatten(1, experts.shape[1:])

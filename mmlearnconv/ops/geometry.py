@@ -58,3 +58,44 @@ def im2col(
     size = conv_output_size(input.shape[2:], kernel_size, stride, padding, dilation)
     columns = F.unfold(input, tuple(kernel_size), tuple(dilation), tuple(padding), tuple(stride))
     return columns.reshape(*input.shape[:2], kernel_size[0] * kernel_size[1], *size)
+
+
+def tap_views(
+    padded: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    output_size: Sequence[int],
+) -> list[Tensor]:
+    """The padded input under each tap, tap after tap, as views."""
+    views = []
+    for u in range(kernel_size[0]):
+        for v in range(kernel_size[1]):
+            top, left = u * dilation[0], v * dilation[1]
+            bottom = top + (output_size[0] - 1) * stride[0] + 1
+            right = left + (output_size[1] - 1) * stride[1] + 1
+            views.append(padded[..., top : bottom : stride[0], left : right : stride[1]])
+    return views
+
+
+def under_middle(
+    padded: Tensor,
+    window: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    after: Sequence[int] = (0, 0),
+) -> Tensor:
+    """The input under the middle of a window at stride 1, zero outside the map.
+
+    Args:
+        padded: the input, with all but ``padding`` applied.
+        window: its rows and columns.
+        padding, dilation: of the window.
+        after: rows and columns to add at the end. Default: none.
+    """
+    sides = []
+    for axis in (1, 0):
+        reach = dilation[axis] * (window[axis] - 1)
+        sides.append(padding[axis] - reach // 2)
+        sides.append(padding[axis] - (reach - reach // 2) + after[axis])
+    return F.pad(padded, sides)

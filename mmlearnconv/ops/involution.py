@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .dispatch import accumulate_dtype, add_bias_and_format, to_autocast_dtype
-from .geometry import conv_output_size, geometry_of
+from .geometry import conv_output_size, geometry_of, tap_views
 
 __all__ = ["involution2d"]
 
@@ -53,11 +53,7 @@ def involution2d(
     padded = F.pad(input, (padding[1], padding[1], padding[0], padding[0]))
     padded = padded.unflatten(1, (groups, -1)).to(dtype)
     output = padded.new_zeros(())
-    for u in range(rows):
-        for v in range(columns):
-            top, left = u * dilation[0], v * dilation[1]
-            bottom = top + (height - 1) * stride[0] + 1
-            right = left + (width - 1) * stride[1] + 1
-            patch = padded[..., top : bottom : stride[0], left : right : stride[1]]
-            output = output + kernels[:, :, None, u, v] * patch
+    patches = tap_views(padded, (rows, columns), stride, dilation, (height, width))
+    for tap, patch in enumerate(patches):
+        output = output + kernels[:, :, None, tap // columns, tap % columns] * patch
     return add_bias_and_format(output.flatten(1, 2).to(input.dtype), bias, original)

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from .dispatch import accumulate_dtype
+
 __all__ = ["orthogonality", "repulsion"]
 
 
@@ -19,7 +21,7 @@ def repulsion(positions: Tensor, radius: float = 1.0) -> Tensor:
     Returns:
         Tensor: a scalar, of at least single precision.
     """
-    positions = positions.to(torch.promote_types(positions.dtype, torch.float32))
+    positions = positions.to(accumulate_dtype(positions.dtype))
     points = positions.flatten(1, -2).permute(1, 2, 0)
     kernels, count, _ = points.shape
     distances = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")
@@ -37,6 +39,6 @@ def orthogonality(kernel: Tensor) -> Tensor:
     Returns:
         Tensor: a scalar, of at least single precision.
     """
-    flat = kernel.flatten(1).to(torch.promote_types(kernel.dtype, torch.float32))
+    flat = kernel.flatten(1).to(accumulate_dtype(kernel.dtype))
     product = flat @ flat.mT
     return (product - torch.eye(len(flat), dtype=flat.dtype, device=flat.device)).square().mean()

@@ -14,7 +14,7 @@ from ..dispatch import (
     to_autocast_dtype,
     use_compiled,
 )
-from ..geometry import Geometry, conv_output_size, geometry_of
+from ..geometry import Geometry, conv_output_size, geometry_of, tap_views
 from .factorised import drconv_factorised
 from .guide import nan_unless_finite, with_guide_gradient, with_guide_gradient_of_factors
 from .regions import region_matmul, rows_to_map
@@ -177,7 +177,7 @@ def _with_features(
     shares = pattern.flatten(2).transpose(1, 2).gather(2, index).unflatten(2, size)
     padded = F.pad(input, (padding[1], padding[1], padding[0], padding[0]))
     weighted = plain = 0
-    for tap, patch in enumerate(_taps(padded, pattern.shape[2:], stride, dilation, size)):
+    for tap, patch in enumerate(tap_views(padded, pattern.shape[2:], stride, dilation, size)):
         weighted = weighted + shares[:, tap, None] * patch
         plain = plain + patch
     rows = torch.stack([weighted, plain]).permute(1, 3, 4, 0, 2).flatten(0, 2)
@@ -191,21 +191,3 @@ def _with_features(
         return output
     factors = padded, plain, pattern, filter_scale, filter_bias
     return with_guide_gradient_of_factors(output, guide, *factors, stride, dilation, groups)
-
-
-def _taps(
-    padded: Tensor,
-    kernel_size: Sequence[int],
-    stride: Sequence[int],
-    dilation: Sequence[int],
-    output_size: Sequence[int],
-) -> list[Tensor]:
-    """The padded input under each tap, as views."""
-    views = []
-    for u in range(kernel_size[0]):
-        for v in range(kernel_size[1]):
-            top, left = u * dilation[0], v * dilation[1]
-            bottom = top + (output_size[0] - 1) * stride[0] + 1
-            right = left + (output_size[1] - 1) * stride[1] + 1
-            views.append(padded[:, :, top : bottom : stride[0], left : right : stride[1]])
-    return views
