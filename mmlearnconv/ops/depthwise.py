@@ -7,7 +7,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 from .autograd import differentiable, once
 from .dispatch import (
@@ -333,18 +332,15 @@ def _taps_backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
     )
 
 
-def _taps_with_derivative(name: str) -> Any:
-    # A multiply-add is two operations to PyTorch's counter.
-    register_flop_formula(torch.ops.mmlearnconv.depthwise_taps)(
-        lambda _, values, *rest, out_shape, **__: 2 * prod(out_shape) * values[2]
-    )
-    return differentiable(name, _taps_backward, _taps_context)
-
-
 _weight_grad = compiled(
     "depthwise_weight_grad",
     lambda input, grad, size, *_: input.new_empty(input.shape[1], 1, *size),
     lambda name: differentiable(name, _weight_grad_backward, _weight_grad_context),
 )
 _taps_gradients = compiled("depthwise_taps_backward", _fake_taps_gradients, once)
-_taps = compiled("depthwise_taps", _fake_taps, _taps_with_derivative)
+_taps = compiled(
+    "depthwise_taps",
+    _fake_taps,
+    lambda name: differentiable(name, _taps_backward, _taps_context),
+    lambda _, values, *rest, out_shape, **__: 2 * prod(out_shape) * values[2],
+)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import register_flop_formula
 
 __all__ = ["has_extension", "without_extension"]
 
@@ -38,7 +39,10 @@ def without_extension() -> Iterator[None]:
 
 
 def compiled(
-    name: str, fake: Callable, differentiate: Callable[[str], Callable] | None = None
+    name: str,
+    fake: Callable,
+    differentiate: Callable[[str], Callable] | None = None,
+    flops: Callable[..., int] | None = None,
 ) -> Callable:
     """A compiled operator as a function.
 
@@ -47,6 +51,7 @@ def compiled(
         fake: gives its outputs' shapes and dtypes, for graphs that are compiled.
         differentiate: registers its derivative, given its name, and returns the function: see
             :mod:`mmlearnconv.ops.autograd`. Default: none has been registered.
+        flops: operations for PyTorch's counter; a multiply-add is two. Default: none are counted.
 
     Returns:
         Callable: the operator. Where it is not there, a function that says so.
@@ -59,7 +64,10 @@ def compiled(
         )
         return _absent(name)
     torch.library.register_fake(f"mmlearnconv::{name}", fake)
-    return differentiate(name) if differentiate else getattr(torch.ops.mmlearnconv, name)
+    operator = getattr(torch.ops.mmlearnconv, name)
+    if flops is not None:
+        register_flop_formula(operator)(flops)
+    return differentiate(name) if differentiate else operator
 
 
 def _absent(name: str) -> Callable:

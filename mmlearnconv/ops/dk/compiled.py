@@ -1,11 +1,10 @@
 """Local deformable kernels by the compiled operators."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from math import prod
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 from ..autograd import define, differentiable, once
 from ..dispatch import accumulate_dtype, empty_like, match_memory_format, without_autocast
@@ -174,28 +173,19 @@ def _depthwise_gradient(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
     )
 
 
-def _depthwise_with_derivative(name: str) -> Callable:
-    # Four cells per tap.
-    register_flop_formula(torch.ops.mmlearnconv.dk_depthwise)(
-        lambda _, __, offsets, *rest, out_shape, **___: 5 * prod(out_shape) * offsets[1]
-    )
-    return differentiable(name, _depthwise_gradient, _context)
-
-
-def _columns_with_flops(name: str) -> Callable:
-    register_flop_formula(torch.ops.mmlearnconv.dk_columns)(
-        lambda _, offsets, *rest, **__: 4 * rest[-1][0] * rest[-1][2] * offsets[1]
-    )
-    return torch.ops.mmlearnconv.dk_columns
-
-
 _depthwise_gradients = compiled("dk_depthwise_backward", _fake_depthwise_gradients, once)
 depthwise = compiled(
     "dk_depthwise",
     lambda input, space, offsets, *_: empty_like(
         input, (input.shape[0], input.shape[1], *offsets.shape[2:])
     ),
-    _depthwise_with_derivative,
+    lambda name: differentiable(name, _depthwise_gradient, _context),
+    # Four cells per tap.
+    lambda _, __, offsets, *rest, out_shape, **___: 5 * prod(out_shape) * offsets[1],
 )
-_columns = compiled("dk_columns", lambda *_: None, _columns_with_flops)
+_columns = compiled(
+    "dk_columns",
+    lambda *_: None,
+    flops=lambda _, offsets, *rest, **__: 4 * rest[-1][0] * rest[-1][2] * offsets[1],
+)
 _columns_backward = compiled("dk_columns_backward", lambda *_: None)
