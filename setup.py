@@ -11,9 +11,10 @@ package = "mmlearnconv"
 
 
 def compiled() -> dict[str, Any]:
-    """The extension, unless ``MMLEARNCONV_WITHOUT_OPS=1`` or there is no PyTorch to build with.
+    """Arguments of ``setup`` that build the compiled operations.
 
-    With CUDA where PyTorch has it and finds its compiler, or ``FORCE_CUDA=1``.
+    Empty if ``MMLEARNCONV_WITHOUT_OPS=1`` or PyTorch cannot be imported. CUDA kernels are built if
+    PyTorch sees a GPU and finds the CUDA toolkit, or if ``FORCE_CUDA=1``.
     """
     if os.environ.get("MMLEARNCONV_WITHOUT_OPS") == "1":
         return {}
@@ -21,8 +22,8 @@ def compiled() -> dict[str, Any]:
         import torch
         from torch.utils import cpp_extension
     except ImportError:
-        print("PyTorch is not installed, or hidden by build isolation: no compiled operations; use")
-        print("    pip install --no-build-isolation ...")
+        print("PyTorch is not installed, or build isolation hides it: the compiled operations are")
+        print("not built. To build them, use pip install --no-build-isolation ...")
         return {}
     forced = os.environ.get("FORCE_CUDA") == "1"
     cuda = forced or (torch.cuda.is_available() and cpp_extension.CUDA_HOME is not None)
@@ -41,7 +42,11 @@ def compiled() -> dict[str, Any]:
 
 
 def for_mim() -> list[str]:
-    """Configs, tools and index under ``mmlearnconv/.mim``, where mim looks for them."""
+    """Link configs, tools and model index into ``mmlearnconv/.mim``, where mim looks for them.
+
+    Returns:
+        list[str]: paths of their files, relative to the package.
+    """
     folder = root / package / ".mim"
     folder.mkdir(exist_ok=True)
     for name in ("configs", "tools", "model-index.yml"):

@@ -19,9 +19,9 @@ FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 class Benchmark:
     """Reads the command line, runs modules side by side, and writes their figures.
 
-    The modules take turns, so that their ratios hold when the machine's speed
-    drifts. Times are medians in milliseconds, each turn with a call to warm up. Memory is the peak
-    during a call beyond what there was before it, in MB, the output and gradients included.
+    The modules take turns, so that their ratios hold when the machine's speed drifts. Times are
+    medians in milliseconds; each turn is one warm-up call and three timed ones. Memory is the peak
+    during a call minus the level before it, in MB, including the output and gradients.
     """
 
     def __init__(self, description: str) -> None:
@@ -49,7 +49,7 @@ class Benchmark:
         shape: Sequence[int],
         formats: Sequence[str] = tuple(FORMATS),
     ) -> None:
-        """Print the figures; the first module's come over each other's."""
+        """Print the figures, and the ratio of the first module's time to every other's."""
         modules = {name: module.to(self.device) for name, module in modules.items()}
         for layout in formats:
             x = torch.randn(shape, device=self.device)
@@ -61,7 +61,7 @@ class Benchmark:
     def report(
         self, title: str, shape: Sequence[int], layout: str, calls: dict[str, partial]
     ) -> None:
-        """Time calls, functions of one name, and print and keep their figures."""
+        """Time calls of the same function, and print and store the figures."""
         row = dict(
             title=title,
             size="x".join(map(str, shape)),

@@ -29,7 +29,7 @@ class Resampling(nn.Module):
 
 
 class UnfoldAndSample(Resampling):
-    """The same, depthwise, as re-implementations have it: every location's kernel is built."""
+    """The same for depthwise, as re-implementations compute it: one kernel per location."""
 
     def forward(self, input: Tensor) -> Tensor:
         batch, channels = input.shape[:2]

@@ -1,4 +1,4 @@
-"""DRConv, guide and filter generation included, against the plain convolution and m of them.
+"""DRConv, including guide and filter generation, against one plain convolution and against m.
 
 python benchmarks/drconv.py [--rounds N] [--json FILE] [--device cuda]
 """
@@ -14,7 +14,7 @@ SHAPE = (2, 256, 50, 76)
 
 
 class PlainConvolutions(DRConv2d):
-    """As re-implementations have it: a grouped convolution per region, and a mask."""
+    """As re-implementations compute it: one grouped convolution per region, and a mask."""
 
     def forward(self, input: Tensor) -> Tensor:
         pooled = F.adaptive_avg_pool2d(input, self.kernel_size)

@@ -1,4 +1,4 @@
-"""What choices of a start do to the accuracy on Shapes: ``python benchmarks/learning.py QUESTION``.
+"""Accuracy on Shapes by initialisation: ``python benchmarks/learning.py QUESTION``.
 
 ``dcls_start``: the quickstart with DCLS elements from N(0, 0.5), or on the largest cells of a drawn
 plain kernel. ``dke_alpha``: DKE in the last two stages of a trained plain network, fine-tuned with
@@ -38,7 +38,7 @@ def quickstart(iterations: int, seed: int, conv_cfg: dict | None) -> Config:
 
 
 def dcls_start(kind: str, seed: int, out: Path) -> Config:
-    """The quickstart from one of the two starts of the positions."""
+    """The quickstart with one of the two initialisations of the positions."""
     return quickstart(FROM_SCRATCH, seed, dict(type="DCLS", position_init=kind))
 
 
@@ -59,7 +59,7 @@ def dke_alpha(kind: str, seed: int, out: Path) -> Config:
 
 
 def measured(cfg: Config, out: Path) -> dict[str, float]:
-    """Train and evaluate, unless that was done before; the metrics."""
+    """Train and evaluate, unless that was done before; return the metrics."""
     result = out / "metrics.json"
     if not result.is_file():
         cfg.work_dir = str(out)

@@ -16,7 +16,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, help="write this file instead of printing")
     args = parser.parse_args()
-    # Swaps of a hundred networks are not what was asked for.
+    # Hide the log lines about the swaps of a hundred networks.
     MMLogger.get_instance("mmlearnconv", log_level="ERROR")
     text = page(rows(Path(__file__).parents[1]))
     if args.output is None:

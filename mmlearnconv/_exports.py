@@ -1,4 +1,4 @@
-"""What a package takes from its modules, so that a new module needs no line elsewhere."""
+"""Collects what a package exports from its modules, so that a new module is found by itself."""
 
 from importlib import import_module
 from pkgutil import iter_modules

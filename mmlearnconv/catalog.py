@@ -1,7 +1,7 @@
-"""What exists: a line per type name of ``conv_cfg``, which registers it.
+"""The catalogue of operators: one entry per type name of ``conv_cfg``.
 
 Tests, tools, benchmarks and the tables of the documentation read it. Importing it registers every
-type, and the class of its layer under the class's name: the two names build the same.
+type. A class's own name builds what the first type of that class builds.
 """
 
 import inspect
@@ -25,13 +25,13 @@ from .registry import CONV_LAYERS
 
 @dataclass(frozen=True)
 class Variant:
-    """Options that give an operator another form, for which the contract is tested too.
+    """Options that give an operator another form, which the contract tests cover too.
 
     Args:
-        options: of the layer.
+        options: of the layer. Default: none.
         takeover_error: largest relative error of the function after taking over a plain kernel,
-            with an element for each of its cells, in float64; ``None`` for one that refuses plain
-            weights. Default: rounding.
+            with one element per cell, in float64; ``None`` if the form refuses plain weights.
+            Default: 1e-10, for rounding.
         any_batch: whether an exported graph serves batches of any size. Default: ``True``.
     """
 
@@ -45,9 +45,9 @@ class Form:
     """A form that benchmarks compare with the plain convolution.
 
     Args:
-        label: behind the operator's name.
-        options: of the layer.
-        depthwise: whether it is the depthwise convolution, not the dense one.
+        label: appended to the operator's name. Default: none.
+        options: of the layer. Default: none.
+        depthwise: whether the convolution is depthwise, not dense. Default: ``False``.
     """
 
     label: str = ""
@@ -62,17 +62,17 @@ class Operator:
     Args:
         name: the type.
         layer: the class that it builds.
-        learns: what, in a few words.
-        paper: where it was published; a link where there is one.
-        takeover: what it makes of a trained plain kernel, in a few words.
+        learns: what it learns, in a few words.
+        paper: where it was published, with a link if there is one.
+        takeover: how exactly it takes over a trained plain kernel, in a few words.
         folds: ``'yes'``, ``'no'``, or the options with which it is static.
         fixed: options that the type sets.
-        pointwise_is_plain: whether a kernel of one cell, which has no room for the operator, gives
-            PyTorch's convolution: so one ``conv_cfg`` can cover a whole network.
+        pointwise_is_plain: whether the type builds PyTorch's convolution for 1x1 kernels, to which
+            the operator does not apply, so that one ``conv_cfg`` can cover a whole network.
         baseline: whether it is what a paper compares its operator with.
-        variants: forms with other code paths, by a label, of which every one is held to the
-            contract of a layer; an empty label is the default form. None for a type that is another
-            one in other dimensions, or whose outputs cannot have an initialiser's scale.
+        variants: forms with other code paths, by label, each of which the contract tests cover; an
+            empty label is the default form. Empty for a type that is another type in other
+            dimensions, or whose outputs cannot have an initialiser's scale.
         forms: what benchmarks compare.
     """
 
@@ -100,9 +100,9 @@ class Operator:
 
     @property
     def takeover_error(self) -> float | None:
-        """The largest relative error of its first form's function after taking over a kernel.
+        """``takeover_error`` of the first variant.
 
-        ``None`` if it refuses plain weights.
+        ``None`` if it refuses plain weights, or has no variants.
         """
         return next((v.takeover_error for v in self.variants.values()), None)
 
@@ -144,7 +144,7 @@ def _builder(operator: Operator) -> Callable[..., nn.Module]:
 _DCLS = dict(
     learns="where a kernel's elements lie in a larger window",
     paper="[ICLR 2023](https://arxiv.org/abs/2112.03740)",
-    takeover="exact with one element per cell; else the largest",
+    takeover="exact with one element per cell; else only the largest cells",
     folds="yes",
     pointwise_is_plain=True,
 )
@@ -191,7 +191,7 @@ CATALOG = (
         layer=DKEConv2d,
         learns="where the taps of each input channel lie, and scores",
         paper="ICCV 2019",
-        takeover="near: relative error below 1e-3",
+        takeover="approximate: relative error below 1e-3",
         folds="`attention=False`",
         variants={
             "": Variant(takeover_error=_GAUSS_ERROR),
@@ -226,7 +226,7 @@ CATALOG = (
     Operator(
         name="Involution",
         layer=Involution2d,
-        learns="a kernel per location, shared by channels: a good neighbour of the five",
+        learns="a kernel per location, shared by channels",
         paper="[CVPR 2021](https://arxiv.org/abs/2103.06255)",
         takeover="refused: its kernels are shared by channels",
         folds="no",
@@ -296,11 +296,11 @@ def operator_of(name: str) -> Operator:
     """The operator of a type name.
 
     Raises:
-        KeyError: there is none of this name.
+        KeyError: there is no operator of this name.
     """
     found = {operator.name: operator for operator in CATALOG}
     if name not in found:
-        raise KeyError(f"{name!r} is no operator; there are {', '.join(found)}")
+        raise KeyError(f"{name!r} is not an operator; known are {', '.join(found)}")
     return found[name]
 
 

@@ -1,4 +1,4 @@
-"""What a report of a problem should say: ``python -m mmlearnconv.env``."""
+"""What a bug report should contain: ``python -m mmlearnconv.env`` prints it."""
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -47,7 +47,7 @@ def _cuda() -> str:
 
 def _operations() -> str:
     devices = [d for d in ("cpu", "cuda") if extension.has_kernels_for(d)]
-    return f"compiled for {', '.join(devices)}" if devices else "not compiled: PyTorch's own run"
+    return f"compiled for {', '.join(devices)}" if devices else "not compiled; PyTorch's are used"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The package imports, and says what is missing, where optional packages are absent."""
+"""Without optional packages the package still imports, and names what is missing."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Draw figure 2 of the DKE paper: a position's way to its cell, Gaussian and bilinear."""
+"""Draw figure 2 of the DKE paper: the path of a position to its cell, Gaussian and bilinear."""
 
 import argparse
 

@@ -2,9 +2,10 @@
 
 python tools/fold.py CONFIG CHECKPOINT OUT_DIR [--image FILE] [--taps exact|rounded]
 
-Runs the model before and after on the image, prints the largest difference of what its parts give
-and the speed ratio, and writes OUT_DIR/<config's name>.py and .pth. The config needs this package
-only where kernels grew; the last line says so.
+Runs the model on the image before and after folding, prints the largest difference between the
+outputs of its parts and the speed ratio, and writes OUT_DIR/<config's name>.py and .pth. The config
+still needs this package if kernels grew, with --taps, or if it names other types of the package.
+The last line of the output says whether it does.
 """
 
 import argparse
@@ -41,7 +42,7 @@ def parse_args() -> argparse.Namespace:
         "--taps",
         choices=TAPS,
         help="fold depthwise DCLS layers into lists of taps, which need this package; 'rounded' "
-        "moves every element to its nearest cell, and the outputs change by what is printed",
+        "also moves every element to its nearest cell; the printed difference shows the effect",
     )
     parser.add_argument(
         "--cfg-options", nargs="+", action=DictAction, help="override config values: key=value"
@@ -89,7 +90,7 @@ def tensors(value: Any) -> list[Tensor]:
 
 
 def outputs(model: nn.Module, run: Any, image: Any) -> dict[str, list[Tensor]]:
-    """What the parts of a model give when it runs on an image, and its scores or logits."""
+    """Outputs of a model's parts when it runs on an image, and the scores of a detector."""
     given: dict[str, list[Tensor]] = {}
     hooks = [
         part.register_forward_hook(
@@ -110,7 +111,7 @@ def outputs(model: nn.Module, run: Any, image: Any) -> dict[str, list[Tensor]]:
 def largest_difference(
     before: dict[str, list[Tensor]], after: dict[str, list[Tensor]]
 ) -> tuple[float, str]:
-    """The largest difference, relative to the largest value of the same map, and whose it is."""
+    """The largest difference, relative to the largest value of the same map, and its part."""
     worst = (0.0, "any part")
     for name, values in before.items():
         others = after.get(name, [])

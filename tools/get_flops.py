@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds of a config's model, the operators' own work apart.
+"""Parameters and multiply-adds of a config's model, the operators' own work listed separately.
 
 python tools/get_flops.py CONFIG [--shape HEIGHT WIDTH] [--cfg-options KEY=VALUE ...]
 """
@@ -35,14 +35,14 @@ def main() -> None:
         counts = count_complexity(MODELS.build(cfg.model), size)
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f"error: {error}")
-    print(f"image {size[0]} x {size[1]}, one; a multiply-add is one operation")
+    print(f"one image of {size[0]} x {size[1]}; a multiply-add is one operation")
     print(f"{'parameters':24}{counts.parameters / 1e6:12.3f} M")
     print(f"{'multiply-adds':24}{counts.macs / 1e9:12.3f} G")
     for name, count in counts.parts.items():
         print(f"  {name:22}{count / 1e9:12.3f} G")
     print(f"{'norms, ReLUs, pooling':24}{counts.elementwise / 1e9:12.3f} G, not in the sum")
     published = counts.macs + counts.elementwise
-    print(f"{'as detectors publish':24}{published / 1e9:12.3f} G, multiply-adds with these")
+    print(f"{'as detectors publish':24}{published / 1e9:12.3f} G, the sum of both")
 
 
 if __name__ == "__main__":

@@ -25,11 +25,11 @@ PICTURES = 8
 
 
 class Story:
-    """Lines of what is going on, with the time since the very start."""
+    """Prints progress lines with the time since the start."""
 
     def __init__(self, seconds_so_far: float) -> None:
         self.start = time.monotonic() - seconds_so_far
-        # Goes on speaking while stdout is turned into a file.
+        # Still the terminal while sys.stdout is redirected to a file.
         self.out = sys.stdout
 
     def __call__(self, text: str) -> None:
@@ -37,7 +37,7 @@ class Story:
 
 
 class Progress(Hook):
-    """Tells the story of the training: iterations done, loss, time left."""
+    """Prints the progress of the training: iterations done, loss, time left."""
 
     def __init__(self, say: Story, lines: int = 15) -> None:
         self.say = say
@@ -60,7 +60,7 @@ class Progress(Hook):
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("output", type=Path, help="folder for checkpoint, logs and pictures")
-    parser.add_argument("--iterations", type=int, help="train for so many iterations instead")
+    parser.add_argument("--iterations", type=int, help="train for this many iterations instead")
     parser.add_argument("--seconds-so-far", type=float, default=0, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -129,7 +129,7 @@ def main() -> None:
             pictures = draw(runner, args.output / "pictures")
         except Exception:
             traceback.print_exc()
-            say(f"failed: {traceback.format_exc(limit=-1).strip()}\nThe whole story is in {log}")
+            say(f"failed: {traceback.format_exc(limit=-1).strip()}\nThe full log is in {log}")
             sys.exit(1)
     say(f"tested on {len(runner.val_dataloader.dataset)} images that it did not train on:")
     print("\n             AP    AP50    AP75")

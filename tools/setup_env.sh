@@ -12,7 +12,7 @@ mkdir -p "$CACHE"
 
 say() { printf '[%4d s] %s\n' "$SECONDS" "$*"; }
 
-# step WHAT HINT COMMAND...: run it, and where it fails say which step and what to do.
+# step WHAT HINT COMMAND...: run it; if it fails, say which step failed and what to do.
 step() {
     local what="$1" hint="$2"
     shift 2
@@ -107,7 +107,7 @@ if [ -z "$absent" ]; then
         echo "the active environment, $PYTHON, has no $absent. Install what tests need, at the versions" \
             "that requirements.txt names under 'Types' and 'Tests':" \
             "pip install pytest pytest-xdist ruff mypy clang-format build dcls onnx onnxruntime onnxscript" \
-            "Or leave the environment (deactivate): one is made in .venv then" >&2
+            "Or deactivate the environment: then one is made in .venv" >&2
         exit 1
     fi
     say "using the active environment, $PYTHON"

@@ -1,12 +1,12 @@
-"""Put each operator into every conv_cfg of shipped configs: build, train a step, predict, count.
+"""Put each operator into every conv_cfg of shipped configs; build, train, predict and count.
 
 python tools/sweep_conv_cfg.py [--only SUBSTRING] [--operators DCLS DK ...] [--reach]
 
-Prints a row per config: for every operator `BTPF` where it is built, trains a step with finite
-gradients, predicts, and has its multiply-adds counted; what fails stands at the end in words, apart
-where the shipped network, its convolutions plain, fails in the same way. With --reach, only builds
-them, and prints a row per component: how many convolutions its conv_cfg reaches, and which of them
-stay plain.
+Prints one row per config, with the letters of the steps that worked for every operator: B built, T
+trained one step with finite gradients, P predicted, F counted multiply-adds. Failures are described
+at the end; those that plain convolutions share are listed separately. With --reach, models are only
+built, and one row per component tells how many convolutions its conv_cfg reaches, and which stay
+plain.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from mmlearnconv.layers import LearnableConv
 PLAIN = "plain"
 # These multiply a convolution's weight themselves; SwapConv reaches their other convolutions.
 READ_WEIGHTS = {"TOODHead"}
-# DINO wants as many locations as it has queries.
+# DINO needs at least as many locations as it has queries.
 LEAST_SIZE = {"dino/dino-4scale_r50_8xb2-12e_coco": 256}
 MMDET = (
     "faster_rcnn/faster-rcnn_r50_fpn_1x_coco",
@@ -117,7 +117,7 @@ def accepts_conv_cfg(kind: Any) -> bool:
 
 
 def put(model: Any, operator: str, path: str = "") -> list[str]:
-    """Set every conv_cfg that is plain; the dotted names of the components that take it."""
+    """Set every conv_cfg that is plain; return the dotted names of the components that have one."""
     components = []
     if isinstance(model, dict):
         kind = model.get("type")
@@ -227,7 +227,7 @@ def inputs(scope: str, model: nn.Module, cfg: Config, size: int, training: bool)
 
 
 def check(scope: str, name: str, operator: str, size: int = 128) -> tuple[str, str, list[str]]:
-    """Letters of what worked, the failure in words, and the components that took conv_cfg."""
+    """Letters of the steps that worked, the failure's message, and the components changed."""
     cfg = load(scope, name)
     size = max(size, LEAST_SIZE.get(name, 0))
     if scope == "mmseg":
@@ -239,7 +239,7 @@ def check(scope: str, name: str, operator: str, size: int = 128) -> tuple[str, s
             augment.size = (size, size)
     components = put(cfg.model, operator)
     done = ""
-    # What the Runner tells components that change with the iteration.
+    # Set by the Runner, for components that change with the iteration.
     MessageHub.get_current_instance().update_info_dict(dict(iter=0, epoch=0, max_iters=1))
     try:
         torch.manual_seed(0)

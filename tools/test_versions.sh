@@ -2,9 +2,9 @@
 # Tests of operations and layers on other versions of PyTorch, on a machine without a GPU:
 #     bash tools/test_versions.sh [VERSION ...]       default: the oldest and newest that README names
 # Each gets an environment below ~/.cache/mmlearnconv/versions, with a copy of this tree and its build.
-# The package index has wheels for CUDA alone, whose libraries are gigabytes: they are left out, and one
-# small library stands in for them, whose functions only say that there is no GPU. It needs gcc and
-# binutils; a version takes 3 GB of disk and 10 minutes on 2 cores.
+# The package index has only wheels for CUDA, whose libraries take gigabytes. They are left out, and one
+# small library replaces them, whose functions only report that there is no GPU. This needs gcc and
+# binutils; each version takes 3 GB of disk and 10 minutes on 2 cores.
 set -euo pipefail
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -74,7 +74,7 @@ for name, version in re.findall(r" U (\w+)(?:@(\S+))?", undefined):
 code, script, library = (folder / f"libno_cuda.{end}" for end in ("c", "map", "so"))
 with code.open("w") as file:
     for name in sorted(set().union(*versions.values())):
-        # Of errors there is a text, as by cudaGetErrorString; 100 is cudaErrorNoDevice.
+        # Functions like cudaGetErrorString return a text; 100 is cudaErrorNoDevice.
         value = '"no GPU"' if name.endswith("String") else "(char *)100"
         print(f"const char *{name}() {{ return {value}; }}", file=file)
 versions.pop("", None)

@@ -16,7 +16,8 @@ class Classifier(nn.Module):
     Args:
         backbone: config of the backbone, which returns one map.
         channels: of that map.
-        hidden: of layers before the last one; the map is then pooled to 6x6, as AlexNet's.
+        hidden: channels of the layers before the last one; with any, the map is pooled to 6x6, as
+            in AlexNet.
     """
 
     def __init__(
@@ -28,7 +29,7 @@ class Classifier(nn.Module):
         layers: list[nn.Module] = [nn.MaxPool2d(3, 2)] if hidden else []
         layers += [nn.AdaptiveAvgPool2d(size)]
         for before, after in pairwise([channels, *hidden, 1000]):
-            # Linear layers, as convolutions, which rules of SwapConv may name.
+            # Linear layers written as convolutions, so that rules of SwapConv can match them.
             layers += [nn.Conv2d(before, after, size), nn.ReLU()]
             size = 1
         self.head = nn.Sequential(*layers[:-1])
@@ -68,7 +69,7 @@ class MobileFaceNet(nn.Sequential):
 def classifier(
     backbone: Mapping[str, Any], channels: int, *swaps: Mapping[str, Any], **options: Any
 ) -> dict[str, Any]:
-    """Config of a :class:`Classifier`, of whose convolutions some are swapped."""
+    """Config of a :class:`Classifier`, with some of its convolutions swapped."""
     model = dict(backbone=backbone, channels=channels, **options)
     if not swaps:
         return dict(type=Classifier, **model)

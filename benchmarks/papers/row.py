@@ -30,7 +30,7 @@ class Row:
         unit: of multiply-adds, million or billion.
         base: the model in the same table whose figures this one adds to.
         elementwise: whether the table counts operations of norms, ReLUs and pooling.
-        unguided: shell-style pattern of layers that another one's guide serves.
+        unguided: shell-style pattern of layers that use another layer's guide.
         size: height and width of the image.
         accuracy: as printed: what training should reach.
         note: why our figure differs.
@@ -72,7 +72,7 @@ class Row:
 
 
 def digits_of(printed: str) -> int:
-    """Of a figure, behind the point."""
+    """How many digits a printed figure has after the decimal point."""
     return len(printed.partition(".")[2])
 
 

@@ -16,16 +16,16 @@ Made by `python benchmarks/paper_tables.py --output docs/paper_tables.md`: it co
 - Parameters and multiply-adds are ours, the paper's, and the difference, which is 0 where ours is
   the paper's to its last printed digit. An increase is over the plain network of the same table.
 - Classification is counted at 224x224 (faces at 112x96), detectors at 1280x800 with 1000 proposals
-  and 100 masks, segmentors at 2048x512; multiply-adds of detectors and segmentors are with those of
-  norms, ReLUs and pooling, as the counter has them with which such figures are published.
-- DK's table 2 repeats the plain rows of its table 1. Plain rows of DCLS's tables 3 and 4 have their
+  and 100 masks, segmentors at 2048x512; multiply-adds of detectors and segmentors include those of
+  norms, ReLUs and pooling, as does the counter with which such figures are published.
+- DK's table 2 repeats the plain rows of its table 1. Plain rows of DCLS's tables 3 and 4 take their
   parameters and multiply-adds from the ConvNeXt paper, tables 3 and 4; accuracies of both tables,
-  and what S and B cost with DCLS, are those of the DCLS authors' repository.
-- Nothing here was trained to these accuracies: they are the papers', and the target. Weights of
-  plain backbones load into all of ours but those with orthonormal kernels
+  and the costs of S and B with DCLS, are those of the DCLS authors' repository.
+- Nothing here has been trained to these accuracies: they are the papers' figures and our target.
+  Weights of plain backbones load into all of these networks except those with orthonormal kernels
   ([pretrained.md](pretrained.md)).
 - Rows that the DRConv paper marks with a star (fewer multiply-adds) are left out: no network was
-  found that has their figures.
+  found that gives their figures.
 """
 
 

@@ -2,7 +2,7 @@
 
 Weights: the paper starts from its ImageNet-1k model. Any ConvNeXt-T checkpoint will do, also plain:
 `--cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE`
-(and `model.backbone.init_cfg.prefix=backbone.` where its keys start so).
+(and `model.backbone.init_cfg.prefix=backbone.` if its keys start with that).
 """
 
 custom_imports = dict(imports=["mmlearnconv"], allow_failed_imports=False)

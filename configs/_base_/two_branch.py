@@ -5,7 +5,7 @@ in one branch, 16, 32 and 64 times in the other. Ours: widths, strides, SSD's he
 """
 
 custom_imports = dict(imports=["mmlearnconv"], allow_failed_imports=False)
-# An output a size of anchor: two of the first branch, three of the second.
+# One output per anchor size: two from the first branch, three from the second.
 _sizes = [size * 2**0.5 for size in (128, 256, 16, 32, 64)]
 model = dict(
     type="SingleStageDetector",

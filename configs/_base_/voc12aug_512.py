@@ -14,7 +14,7 @@ train_pipeline = [
 test_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="Resize", scale=(2048, 512), keep_ratio=True),
-    # Behind the resize: the ground truth keeps its size.
+    # After the resize, so that the ground truth keeps its size.
     dict(type="LoadAnnotations"),
     dict(type="PackSegInputs"),
 ]

@@ -1,6 +1,6 @@
 """Faster R-CNN FPN, MobileNetV2 with local deformable kernels and CondConv, COCO (DK, table 4).
 
-8 experts fit the paper's number of parameters; the depthwise kernel space is no mixture then.
+8 experts fit the paper's number of parameters; depthwise kernels are then not mixtures.
 """
 
 _base_ = "./faster_rcnn_mobilenetv2.py"

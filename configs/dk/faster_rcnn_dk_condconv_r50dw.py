@@ -1,6 +1,6 @@
 """Faster R-CNN FPN, ResNet-50-DW with local deformable kernels and CondConv, COCO (DK, table 4).
 
-2 experts fit the paper's number of parameters; the depthwise kernel space is no mixture then.
+2 experts fit the paper's number of parameters; depthwise kernels are then not mixtures.
 """
 
 _base_ = "./faster_rcnn_r50dw.py"

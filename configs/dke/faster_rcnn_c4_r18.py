@@ -1,6 +1,6 @@
 """Faster R-CNN, ResNet-18, COCO (DKE, table 3: 'Faster-RCNN').
 
-The paper does not say how; the form without FPN is mmdet's C4, its 1x schedule is ours.
+The paper gives no details: mmdet's C4 as the form without FPN, and its 1x schedule, are our choice.
 Nothing is downloaded. Weights: --cfg-options model.backbone.init_cfg.type=Pretrained
 model.backbone.init_cfg.checkpoint=torchvision://resnet18, or a file
 (and model.roi_head.shared_head.init_cfg likewise).

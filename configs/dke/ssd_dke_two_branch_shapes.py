@@ -2,8 +2,8 @@
 
 The log's `position_radius` of either branch starts at 1.07, the mean distance of a 3x3 grid's cells
 from its centre, and shows how far training moves its kernels apart (DKE, section 7). Ours: anchors
-of the images' shapes, 18 to 72 pixels; the schedule, in which positions learn 25 times as fast as
-weights, since it is some hundred times as short as the paper's.
+for the shapes in the images, 18 to 72 pixels; the schedule, in which positions have 25 times the
+learning rate of weights, because it is about a hundred times shorter than the paper's.
 """
 
 _base_ = [

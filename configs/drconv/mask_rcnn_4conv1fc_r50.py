@@ -1,7 +1,7 @@
 """Mask R-CNN, plain ResNet-50, FPN, COCO (DRConv, table 3: the base network).
 
 From the paper: 512 proposals, a box head of four convolutions and one linear layer, 180k
-iterations, steps at 120k, 140k and 150k, warm-up of 500 from 0.33.
+iterations, steps at 120k, 140k and 150k, warm-up of 500 iterations from a factor of 0.33.
 Nothing is downloaded. Weights: --cfg-options model.backbone.init_cfg.type=Pretrained
 model.backbone.init_cfg.checkpoint=torchvision://resnet50, or a file.
 """

@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds of networks, the operators' own work apart."""
+"""Parameters and multiply-adds of networks, with the operators' own work listed separately."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,12 +30,12 @@ class Complexity:
     """What a network costs.
 
     Args:
-        parameters: their number, shared ones once.
-        network: multiply-adds of everything but learnable convolutions: PyTorch's convolutions and
-            matrix products.
-        layers: multiply-adds of each learnable convolution by part, by its name.
-        elementwise: operations of norms (two per element), ReLUs and pooling, not in the rest. The
-            counter with which detectors' published figures were made adds them.
+        parameters: number of parameters; shared ones count once.
+        network: multiply-adds of everything except learnable convolutions: PyTorch's convolutions
+            and matrix products.
+        layers: multiply-adds of each learnable convolution, by its name and by part.
+        elementwise: operations of norms (two per element if affine, else one), ReLUs and pooling,
+            which the other counts leave out. Published figures of detectors include them.
     """
 
     parameters: int
@@ -54,7 +54,7 @@ class Complexity:
 
     @property
     def macs(self) -> int:
-        """All of them."""
+        """Multiply-adds of all parts."""
         return sum(self.parts.values())
 
 
@@ -62,15 +62,15 @@ def count_complexity(model: nn.Module, size: Sequence[int]) -> Complexity:
     """Count parameters and multiply-adds of a network for one image.
 
     PyTorch's convolutions and matrix products count by their shapes; norms, activations, pooling
-    and interpolation, which the papers leave out, do not. A learnable convolution counts as its
-    paper counts (:meth:`~mmlearnconv.layers.LearnableConv.macs`), whatever its kernels do.
-    Of Faster, Mask and Cascade R-CNN 1000 proposals pass the box head, at each stage, and 100 the
-    mask head, as in published figures. Nothing is computed where shapes suffice; a model with
-    operations that have no form without data runs once, on the CPU. (mmengine's analysis traces a
-    model, which some of mmdet's, HRNet for one, do not survive.)
+    and interpolation, which the papers leave out, do not. A learnable convolution is counted as in
+    its paper (:meth:`~mmlearnconv.layers.LearnableConv.macs`), however it is computed. In Faster,
+    Mask and Cascade R-CNN, 1000 proposals go through the box head of each stage, and 100 through
+    the mask head, as in published figures. The model runs on the meta device, without data; only if
+    one of its operations does not support that, it runs once on the CPU. (mmengine's analysis
+    traces the model, which fails for some of mmdet's, HRNet for example.)
 
     Args:
-        model: any network of images, a detector or a segmentor of OpenMMLab's.
+        model: any network that takes images, or a detector or segmentor of OpenMMLab.
         size: height and width of the image, in pixels.
 
     Returns:
@@ -123,7 +123,7 @@ def _elementwise(model: nn.Module) -> Iterator[list[int]]:
 
 @contextmanager
 def _stand_ins(model: nn.Module, layers: dict[str, dict[str, int]]) -> Iterator[None]:
-    """Layers that give maps of the right shape, and count what they would have done."""
+    """Make layers return maps of the right shape, and count what they would have computed."""
     replaced = []
     deformable = _deformable_kinds()
     for name, module in model.named_modules():
@@ -152,7 +152,7 @@ def _stand_in(
     def forward(input: Tensor, *_: Any) -> Tensor:
         size = size_of(input.shape[2:])
         for name, number in count(size).items():
-            # A layer that several maps share, in a head for one, works for each.
+            # A layer that is applied to several maps, as in a head, counts once per map.
             parts[name] = parts.get(name, 0) + number * len(input)
         return input.new_zeros(len(input), module.out_channels, *size)
 
@@ -172,7 +172,7 @@ def _size_of_deformable(conv: nn.Module, size: Sequence[int]) -> tuple[int, ...]
 
 
 def _count_deformable(conv: nn.Module, size: Sequence[int]) -> dict[str, int]:
-    """Of mmcv's deformable convolutions, as those of DK: two for a sampled number."""
+    """Count mmcv's deformable convolutions as DK's: two multiply-adds per sampled element."""
     locations, taps = prod(size), prod(conv.kernel_size)
     offsets = getattr(conv, "conv_offset", None)
     return dict(

@@ -16,7 +16,7 @@ def search_path(
     alpha: float = 2.0,
     radius: float = 2.0,
 ) -> Tensor:
-    """Positions of gradient ascent on the share of the cell at the origin.
+    """Path of a position under gradient ascent on the coefficient of the cell at the origin.
 
     ``'gauss'`` follows the layer's own derivative, ``dG/dy = 2 alpha G (s - y)`` (Eq. 15), which
     points at the cell. ``'bilinear'`` follows the one-sided derivative that the paper compares
@@ -24,13 +24,13 @@ def search_path(
 
     Args:
         interpolation: ``'gauss'`` or ``'bilinear'``.
-        start: the first position.
-        steps: of gradient ascent.
-        step_size: factor of the derivative.
-        alpha, radius: of ``'gauss'``.
+        start: the first position, row and column in cells. Default: (1, 0.7).
+        steps: number of steps. Default: 200.
+        step_size: factor of the derivative. Default: 0.02.
+        alpha, radius: sharpness and reach in cells of ``'gauss'``. Default: 2, 2.
 
     Returns:
-        Tensor: ``(steps + 1, 2)``, float64.
+        Tensor: the positions, ``(steps + 1, 2)``, float64.
 
     Raises:
         ValueError: an unknown interpolation.

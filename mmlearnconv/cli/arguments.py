@@ -30,5 +30,5 @@ def add_trust_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust-checkpoint",
         action="store_true",
-        help="load checkpoints that bring code, and run it: only from people you trust",
+        help="load checkpoints that contain code, and run it: only from people you trust",
     )

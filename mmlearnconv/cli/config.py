@@ -14,10 +14,10 @@ from .distributed import use_gloo
 
 
 def read_config(path: str, options: dict[str, Any] | None = None) -> Config:
-    """A config, some of its values overridden.
+    """Read a config and override some of its values.
 
     Raises:
-        FileNotFoundError: no such config.
+        FileNotFoundError: there is no such config.
     """
     if not Path(path).is_file():
         same_name = sorted(map(str, Path(path).parent.rglob(Path(path).name)))
@@ -70,10 +70,10 @@ def use_amp(cfg: Config) -> None:
 
 
 def use_auto_scale_lr(cfg: Config) -> None:
-    """Scale the learning rate by the real batch size over the recipe's.
+    """Scale the learning rate by the ratio of the actual batch size to the recipe's.
 
     Raises:
-        ValueError: the config does not say the recipe's batch size.
+        ValueError: the config does not give the recipe's batch size.
     """
     if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
         raise ValueError("--auto-scale-lr needs auto_scale_lr.base_batch_size in the config")

@@ -62,7 +62,7 @@ def check_data(cfg: Config, *splits: str) -> None:
         splits: ``'train'``, ``'val'``, ``'test'``.
 
     Raises:
-        FileNotFoundError: one does not, in a sentence that says how to point elsewhere.
+        FileNotFoundError: one does not; the message says how to choose another folder.
     """
     for loader, dataset in _datasets(cfg):
         if loader.removesuffix("_dataloader") not in splits:
@@ -83,7 +83,7 @@ def check_data(cfg: Config, *splits: str) -> None:
 
 
 def _datasets(cfg: Config) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every data set of every data loader, below wrappers too, with the loader's name."""
+    """Every data set of every data loader, also inside wrappers, with the loader's name."""
 
     def walk(value: Any) -> Iterator[dict[str, Any]]:
         if isinstance(value, dict):

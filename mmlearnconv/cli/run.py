@@ -15,11 +15,11 @@ from ..layers.base import LearnableConv
 
 
 def run(cfg: Config, action: str) -> None:
-    """Build a config's runner, have it ``'train'`` or ``'test'``, and leave its process group.
+    """Build a config's runner, call its ``train`` or ``test``, and close its process group.
 
     Raises:
         SystemExit: a checkpoint cannot, or must not, be loaded, or ``efficient_conv_bn_eval`` is on
-            for learnable convolutions, whose code it cannot trace.
+            for learnable convolutions, which mmengine cannot trace for it.
     """
     runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
     runner.register_hook(TakeoverReportHook())
@@ -38,8 +38,8 @@ def run(cfg: Config, action: str) -> None:
     except CheckpointError as error:
         sys.exit(f"error: {error}")
     if torch.distributed.is_initialized():
-        # A DistributedDataParallel that outlives its gloo group ends it while holding Python's
-        # lock, and may wait for ever for a thread that needs the lock: the runner goes first.
+        # A DistributedDataParallel that outlives its gloo group destroys it while holding the GIL,
+        # and may deadlock with a thread that needs the GIL: so the runner is deleted first.
         del runner
         gc.collect()
         torch.distributed.barrier()

@@ -17,7 +17,7 @@ PALETTE = [(220, 60, 60), (60, 160, 220), (240, 180, 40), (120, 200, 80), (180, 
 SPLITS = {"train": 1200, "val": 100}
 IMAGE_SIZE = 160
 _SEED = 20260101
-# A shape that is hidden further than this is not annotated, nor left in the picture.
+# A new shape that would leave less than this visible of another one is not drawn.
 _MIN_VISIBLE_SHARE = 0.5
 _MIN_VISIBLE_PIXELS = 40
 
@@ -33,12 +33,12 @@ def make_shapes(root: str | Path | None = None, splits: dict[str, int] = SPLITS)
 
     The folder gets ``{train,val}/*.png``, ``annotations/{train,val}.json`` (COCO instances: boxes,
     masks of the visible part as run lengths, crowds) and ``labels/{train,val}/*.png`` (label maps:
-    0 background, 1 to 5 the kinds). It is drawn beside its place and renamed, so that it is whole
-    or absent.
+    0 background, 1 to 5 the kinds). It is drawn into a temporary folder, which is then renamed, so
+    that the data set is either complete or absent.
 
     Args:
         root: the folder. Default: :func:`shapes_root`.
-        splits: images a split.
+        splits: number of images per split. Default: 1200 in ``train``, 100 in ``val``.
 
     Returns:
         Path: the folder.
@@ -52,7 +52,7 @@ def make_shapes(root: str | Path | None = None, splits: dict[str, int] = SPLITS)
     if root.exists():
         raise FileExistsError(
             f"{root} exists but holds no Shapes data set (annotations/{{train,val}}.json); "
-            "name an empty or absent folder"
+            "name a folder that does not exist yet"
         )
     print_log(f"drawing the Shapes data set into {root}", logger="current")
     root.parent.mkdir(parents=True, exist_ok=True)
@@ -138,7 +138,7 @@ def _draw_split(root: Path, split: str, count: int, seed: int) -> None:
 def draw_image(
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray, list[tuple[int, np.ndarray, bool]]]:
-    """One image (H, W, 3), its label map (H, W), and (kind, visible mask, crowd) an object."""
+    """One image (H, W, 3), its label map (H, W), and (kind, visible mask, crowd) per object."""
     image = _texture(rng)
     owner = np.full((IMAGE_SIZE, IMAGE_SIZE), -1)
     drawn: list[tuple[int, np.ndarray, bool]] = []

@@ -33,8 +33,8 @@ def _history_method(owner: type, name: str) -> Any:
     return method
 
 
-# What checkpoints hold beside tensors and plain values: mmengine's histories of the log, in numpy,
-# and the arguments that authors' training scripts save, which run nothing.
+# What checkpoints contain besides tensors and plain values: mmengine's log histories, as numpy
+# arrays, and the arguments that authors' training scripts save. None of these runs code.
 _SAFE_GLOBALS = [
     argparse.Namespace,
     slice,
@@ -49,7 +49,7 @@ _SAFE_GLOBALS = [
 
 
 def load_checkpoint(path: str | os.PathLike, map_location: Any = "cpu", trust: bool = False) -> Any:
-    """A checkpoint's contents, without running code that it brings.
+    """Load a checkpoint without running code that it contains.
 
     The weights of a file of ConvNeXt's or DCLS's authors, under ``model``, are also given as
     ``state_dict``, where mmengine looks for them.
@@ -60,7 +60,7 @@ def load_checkpoint(path: str | os.PathLike, map_location: Any = "cpu", trust: b
         trust: whether to unpickle whatever the file holds, running its code. Default: ``False``.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or asks for more than weights.
+        CheckpointError: the file is missing or damaged, or contains more than weights.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -71,7 +71,7 @@ def load_checkpoint(path: str | os.PathLike, map_location: Any = "cpu", trust: b
     except pickle.UnpicklingError as error:
         asked = re.search(r"GLOBAL (\S+)", str(error))
         reason = (
-            f"loading it would run {asked.group(1)}, which harmful files do"
+            f"loading it would run {asked.group(1)}, as malicious files do"
             if asked
             else "it is damaged, or holds more than weights"
         )
@@ -82,7 +82,7 @@ def load_checkpoint(path: str | os.PathLike, map_location: Any = "cpu", trust: b
     except (RuntimeError, OSError, EOFError, LookupError, ValueError, AttributeError) as error:
         reason = str(error).split(". ")[0].split("\n")[0]
         raise CheckpointError(
-            f"checkpoint {path} is damaged or no PyTorch checkpoint ({type(error).__name__}: "
+            f"checkpoint {path} is damaged or not a PyTorch checkpoint ({type(error).__name__}: "
             f"{reason}); copy or download it again"
         ) from error
     if not isinstance(checkpoint, dict):
@@ -97,7 +97,10 @@ def load_checkpoint(path: str | os.PathLike, map_location: Any = "cpu", trust: b
 def enforce_weights_only(trust: bool = False) -> None:
     """Have mmengine load checkpoints as :func:`load_checkpoint` does, for the rest of the process.
 
-    That is, those of ``init_cfg``, ``load_from`` and ``resume``; downloads too.
+    This covers ``init_cfg``, ``load_from`` and ``resume``, downloads included.
+
+    Args:
+        trust: as :func:`load_checkpoint`. Default: ``False``.
     """
 
     def load_from_local(filename: str, map_location: Any = None) -> Any:
@@ -105,14 +108,14 @@ def enforce_weights_only(trust: bool = False) -> None:
 
     CheckpointLoader.register_scheme("", loader=load_from_local, force=True)
     if not trust:
-        # For what other loaders bring from elsewhere.
+        # For the other loaders, which download files.
         os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
         torch.serialization.add_safe_globals(_SAFE_GLOBALS)
 
 
 @contextmanager
 def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
-    """A name to write to, which becomes ``path`` once its file is complete."""
+    """A context with a temporary file to write, which is renamed to ``path`` at its end."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)

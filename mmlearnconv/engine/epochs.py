@@ -7,7 +7,7 @@ from mmengine.runner import IterBasedTrainLoop
 
 
 def refuse_epochs(hook: Hook, runner: Any, name: str) -> None:
-    """Refuse a number of epochs in a loop that has none.
+    """Raise an error if a hook counts epochs and the training loop counts iterations.
 
     Raises:
         ValueError: the loop counts iterations.

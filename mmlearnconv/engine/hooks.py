@@ -19,7 +19,8 @@ from .model import unwrap_model
 class TakeoverReportHook(Hook):
     """Logs how many layers were set from plain weights, and how well, once all are loaded.
 
-    This package's command lines have it. Without it the line comes with the first forward pass.
+    This package's command lines register it. Without it the line is logged at the first forward
+    pass.
     """
 
     def before_train(self, runner: Any) -> None:
@@ -35,18 +36,19 @@ class AlphaAnnealingHook(Hook):
     Taking over sets :math:`\alpha` to 10, where a kernel on the grid is nearly the plain one and
     positions have small gradients. Between ``begin`` and ``end``,
     :math:`\alpha_t = \alpha_0 (\alpha_1 / \alpha_0)^{(t - begin) / (end - begin)}`; after, it is
-    :math:`\alpha_1`. A layer whose :math:`\alpha` is smaller keeps its own. What a run resumes with
-    follows from its iteration alone.
+    :math:`\alpha_1`. A layer whose :math:`\alpha` is smaller keeps its own. A resumed run continues
+    with the value of its iteration.
 
     Args:
         end: epoch, or iteration, from which :math:`\alpha` is ``target``.
         begin: epoch, or iteration, until which it is ``start``. Default: 0.
-        start: :math:`\alpha_0`. Default: 10, to which taking over sets it.
+        start: :math:`\alpha_0`. Default: 10, the value that taking over sets.
         target: :math:`\alpha_1`. Default: 2, the paper's.
         by_epoch: whether ``begin`` and ``end`` count epochs. Default: ``True``.
 
     Raises:
-        ValueError: a number out of range, or a model without DKE layers that have a Gaussian.
+        ValueError: a number out of range, a model without DKE layers that have a Gaussian, or
+            ``by_epoch`` in a loop that counts iterations.
     """
 
     def __init__(
@@ -88,16 +90,16 @@ class AlphaAnnealingHook(Hook):
 
 @HOOKS.register_module()
 class ReseedHook(Hook):
-    """Makes a resumed run repeat what an uninterrupted one does, number for number.
+    """Makes a resumed run repeat exactly what an uninterrupted run does.
 
-    mmengine's checkpoints hold no state of random number generators. Instead of saving it, which
-    would be one state per rank and worker, every iteration starts from a seed of its own, of the
-    run's seed, the iteration and the rank; loading its batch, from another. Python's, numpy's and
-    PyTorch's generators are seeded.
+    mmengine's checkpoints do not contain the state of random number generators. Saving it would
+    take one state per rank and worker. Instead, the generators of Python, numpy and PyTorch are
+    seeded anew for every iteration, from the run's seed, the iteration and the rank, and with
+    another such seed before its batch is loaded.
 
-    What workers of a data loader draw is their own: with ``num_workers=0``, and in loops by epoch
-    with ``persistent_workers=False`` (mmengine seeds new workers alike), a restart is exact; else
-    only its augmentations differ.
+    Workers of a data loader have their own generators. With ``num_workers=0``, and in epoch-based
+    loops with ``persistent_workers=False`` (mmengine seeds new workers identically), a restart is
+    exact; otherwise it differs, but only in the augmentations.
 
     Args:
         seed: the run's seed. Default: the runner's (``randomness=dict(seed=...)``).
@@ -116,7 +118,7 @@ class ReseedHook(Hook):
         torch.manual_seed(int(drawn))
 
     def before_train(self, runner: Any) -> None:
-        # A generator of its own, so that seeding workers leaves augmentation alone.
+        # A separate generator, so that seeding workers does not affect augmentations.
         runner.train_dataloader.generator = torch.Generator()
 
     def before_train_epoch(self, runner: Any) -> None:

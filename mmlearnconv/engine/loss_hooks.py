@@ -16,18 +16,19 @@ from .model import unwrap_model
 
 
 class ParameterLossHook(Hook):
-    """Adds a loss on parameters to what the model returns in training, under a name of its own.
+    """Adds a loss on parameters, under its own name, to the losses that the model returns.
 
     The detector's or segmentor's ``parse_losses`` sums and logs it with the others, so that loss
     scaling, accumulation and distributed training treat it alike.
 
     Args:
         weight: factor of the loss.
-        begin: epoch, or iteration, from which the loss counts.
-        by_epoch: whether ``begin`` counts epochs.
+        begin: epoch, or iteration, from which the loss counts. Default: 0.
+        by_epoch: whether ``begin`` counts epochs. Default: ``True``.
 
     Raises:
-        ValueError: a negative ``weight`` or ``begin``.
+        ValueError: a negative ``weight`` or ``begin``, a model without layers for the loss, or a
+            ``begin`` in epochs in a loop that counts iterations.
     """
 
     #: Name in the loss dictionary and the log.
@@ -68,19 +69,20 @@ class ParameterLossHook(Hook):
 
 @HOOKS.register_module()
 class RepulsiveLossHook(ParameterLossHook):
-    r"""Keeps the elements of DCLS kernels apart, as ``loss_repulsive``.
+    r"""Pushes the elements of DCLS kernels apart; logged as ``loss_repulsive``.
 
     :math:`w R^2`, R the mean over layers, kernels and pairs of elements of
     :math:`\max(0, r - \lVert p_i - p_j \rVert_2)`. Shared positions count once.
 
     Args:
-        weight: w.
+        weight: w. Default: 1.
         radius: r, in cells. Default: 1.
         begin: epoch, or iteration, from which the loss counts. Default: 20.
         by_epoch: whether ``begin`` counts epochs. Default: ``True``.
 
     Raises:
-        ValueError: a number out of range, or a model without DCLS layers of two elements or more.
+        ValueError: a number out of range, a model without DCLS layers of two elements or more, or a
+            ``begin`` in epochs in a loop that counts iterations.
     """
 
     loss_name = "loss_repulsive"
@@ -107,7 +109,7 @@ class RepulsiveLossHook(ParameterLossHook):
 
 @HOOKS.register_module()
 class OrthogonalityLossHook(ParameterLossHook):
-    r"""Draws the filters of CoC layers to orthonormal ones, as ``loss_orthogonality``.
+    r"""Pulls the filters of CoC layers towards orthonormal ones; logged as ``loss_orthogonality``.
 
     :math:`w` times the mean over layers of :math:`\lVert K K^T - I \rVert_F^2 / n^2`, K the n
     flattened filters of a layer after association and normalisation.

@@ -5,5 +5,5 @@ from torch import nn
 
 
 def unwrap_model(model: nn.Module) -> nn.Module:
-    """The detector or segmentor itself, out of what distributes it."""
+    """The detector or segmentor itself, without the wrapper of distributed training."""
     return model.module if is_model_wrapper(model) else model

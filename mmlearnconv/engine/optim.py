@@ -1,4 +1,4 @@
-"""Optimizer wrapper and its constructor: what layers ask for, and bfloat16 on any device."""
+"""Constructor that applies the layers' ``optim_policy``; bfloat16 wrapper for any device."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -37,12 +37,14 @@ class LearnableConvOptimWrapperConstructor:
     Args:
         optim_wrapper_cfg: as mmengine's constructors.
         paramwise_cfg: the other constructor's, plus ``base``, its type name (default:
-            ``'DefaultOptimWrapperConstructor'``), and ``optim_policy``, which replaces what layers
-            ask for: parameter name, or class and parameter (``'DCLSConv2d.positions'``), to
-            ``lr_mult`` and ``decay_mult``; ``{}`` for nothing special.
+            ``'DefaultOptimWrapperConstructor'``), and ``optim_policy``, which overrides the layers'
+            own: a dict from parameter name, or class and parameter (``'DCLSConv2d.positions'``), to
+            a dict of ``lr_mult`` and ``decay_mult``; an empty one for no multipliers. Default:
+            ``None``.
 
     Raises:
-        ValueError: ``optim_policy`` names a parameter that no layer has, or another multiplier.
+        ValueError: ``optim_policy`` names a parameter that no layer has, or has a key other than
+            ``lr_mult`` and ``decay_mult``.
     """
 
     def __init__(
@@ -83,7 +85,7 @@ class LearnableConvOptimWrapperConstructor:
                 _move(parameter, group, own[key])
                 moved[f"{name} ({', '.join(f'{k}={v:g}' for k, v in policy.items())})"] += 1
             new_groups += own.values()
-        # Plain dictionaries: mmengine's own kind does not go through torch.compile.
+        # Plain dictionaries: torch.compile does not support mmengine's own kind.
         optimizer.param_groups[:] = [
             {**group} for group in optimizer.param_groups if group["params"]
         ]
@@ -94,7 +96,7 @@ class LearnableConvOptimWrapperConstructor:
         return optim_wrapper
 
     def _policies(self, model: nn.Module) -> dict[nn.Parameter, tuple[str, dict[str, float]]]:
-        """Per-parameter overrides, by name."""
+        """Name and policy of each parameter that has a policy."""
         policies, names = {}, set()
         for layer in model.modules():
             if not isinstance(layer, LearnableConv):
@@ -111,19 +113,19 @@ class LearnableConvOptimWrapperConstructor:
         for name in self.overrides:
             if name not in names:
                 raise ValueError(
-                    f"paramwise_cfg.optim_policy: {name!r} is no parameter of the learnable "
-                    f"convolutions of the model; they have {sorted(names)}"
+                    f"paramwise_cfg.optim_policy: {name!r} is not a parameter of the model's "
+                    f"learnable convolutions; they have {sorted(names)}"
                 )
         return policies
 
 
 @OPTIM_WRAPPERS.register_module()
 class BFloat16OptimWrapper(OptimWrapper):
-    """mmengine's optimizer wrapper, with the model in bfloat16 by autocast.
+    """mmengine's optimizer wrapper, which runs the model in bfloat16 by autocast.
 
-    On any device, where mmengine's ``AmpOptimWrapper`` wants a GPU. bfloat16 has float32's range:
-    no loss scaling. On the CPU mmcv's operations know float32 alone; there, what a detector or
-    segmentor does in ``extract_feat`` is in bfloat16, its heads in float32.
+    It works on any device, while mmengine's ``AmpOptimWrapper`` needs a GPU. bfloat16 has the range
+    of float32, so the loss is not scaled. mmcv's CPU operations support only float32; on the CPU a
+    detector or segmentor therefore runs ``extract_feat`` in bfloat16 and its heads in float32.
 
     Args:
         **kwargs: as ``OptimWrapper``.

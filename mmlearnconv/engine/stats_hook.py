@@ -18,8 +18,8 @@ from .model import unwrap_model
 class LearnableConvStatsHook(Hook):
     """Logs what the layers learn, stage by stage, as scalars of every visualiser.
 
-    A stage is named as its modules are, without the last number (``backbone.stages.2``,
-    ``neck.fpn_convs``). For each,
+    A stage has the name of its modules, cut off before the last number (``backbone.stages.2``,
+    ``neck.fpn_convs``). The scalars of a stage are:
 
     - ``position_step``: mean distance in cells that positions of DCLS and DKE moved per iteration
       since they were last logged;
@@ -28,7 +28,7 @@ class LearnableConvStatsHook(Hook):
     - ``positions_at_edge``: fraction of DCLS elements on the window's edge; if it grows, enlarge
       the window;
     - ``regions_entropy``: entropy in bits of DRConv's regions over the locations of a batch, at
-      most the logarithm of their number;
+      most log2 of the number of regions;
     - ``regions_empty``: mean number of regions per layer that no location chose.
 
     Args:

@@ -1,4 +1,4 @@
-"""One file per convolution; each module says in ``__all__`` what it gives to the package."""
+"""One file per convolution; each module lists in ``__all__`` what the package exports."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -1,4 +1,4 @@
-"""Checks of arguments: each gives the value, or one error that names argument, value and choice."""
+"""Argument checks: each returns the value, or raises an error that names argument and value."""
 
 from collections.abc import Iterable, Sequence
 from numbers import Integral
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def int_tuple(name: str, value: int | Iterable[int], length: int, minimum: int) -> tuple[int, ...]:
-    """``value`` for each of ``length`` axes.
+    """``value`` as ``length`` integers; a single integer is repeated.
 
     Raises:
         TypeError: neither an integer nor ``length`` integers.
@@ -21,10 +21,10 @@ def int_tuple(name: str, value: int | Iterable[int], length: int, minimum: int) 
 
 
 def positive_int(name: str, value: int) -> int:
-    """``value``.
+    """Return ``value`` if it is a positive integer.
 
     Raises:
-        TypeError: no integer.
+        TypeError: not an integer.
         ValueError: less than 1.
     """
     if not _is_integer(value):
@@ -35,7 +35,7 @@ def positive_int(name: str, value: int) -> int:
 
 
 def one_of(name: str, value: Any, allowed: Sequence[Any]) -> Any:
-    """``value``.
+    """Return ``value`` if it is one of ``allowed``.
 
     Raises:
         ValueError: not one of ``allowed``.

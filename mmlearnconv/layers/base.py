@@ -26,11 +26,11 @@ class LearnableConv(nn.Module):
 
     Written for ``spatial_dims`` dimensions; the docstrings speak of two.
 
-    Subclasses add their parameters (the one in the convolution's place is called ``weight``, the
-    bias ``bias``) and ``forward``. In return they are found by ``mmcv.cnn.ConvModule``, take over a
-    plain convolution's checkpoint through :meth:`load_conv_weight_` and its initialisation through
-    :meth:`init_from_conv_weight_`, and keep their parameters in bounds through
-    :meth:`clamp_parameters`.
+    Subclasses add ``forward`` and their parameters; the one that replaces the convolution's weight
+    is called ``weight``. In return ``mmcv.cnn.ConvModule`` can use them, plain checkpoints load
+    into them through :meth:`load_conv_weight_`, an ``init_cfg`` for plain convolutions initialises
+    them through :meth:`init_from_conv_weight_`, and :meth:`clamp_parameters` keeps their parameters
+    in bounds.
 
     Args:
         in_channels: channels of the input.
@@ -45,7 +45,7 @@ class LearnableConv(nn.Module):
             mode. Default: ``'zeros'``.
 
     Raises:
-        TypeError: a size that is no integer or pair of integers.
+        TypeError: a size that is neither an integer nor one integer per axis.
         ValueError: an argument outside what ``nn.Conv2d`` allows.
     """
 
@@ -58,7 +58,7 @@ class LearnableConv(nn.Module):
     #: Learning-rate and weight-decay multipliers: parameter -> ``lr_mult`` and ``decay_mult``.
     optim_policy: dict[str, dict[str, float]] = {}
 
-    #: Whether ``optim_policy`` was applied, or the user warned.
+    #: Whether ``optim_policy`` was applied, or a warning logged that it was not.
     _policy_applied = False
 
     def __init__(
@@ -83,7 +83,7 @@ class LearnableConv(nn.Module):
         self.output_padding = (0,) * self.spatial_dims
         if isinstance(padding, str):
             if padding not in ("same", "valid"):
-                raise ValueError(f"padding: {padding!r}; as a word it is 'same' or 'valid'")
+                raise ValueError(f"padding: {padding!r}; as a string it must be 'same' or 'valid'")
             if padding == "same" and max(self.stride) > 1:
                 raise ValueError(f"padding: 'same' needs stride 1, not {self.stride}")
             self.padding = padding
@@ -98,7 +98,7 @@ class LearnableConv(nn.Module):
         self.bounded_shapes: dict[str, torch.Size] = {}
 
     def _watch_bounds(self, *names: str) -> None:
-        """Hold the bounds of these parameters after every optimizer step."""
+        """Clamp these parameters to their bounds after every optimizer step."""
         self.bounded_shapes = {name: getattr(self, name).shape for name in names}
         bounds.watch(self)
 
@@ -107,17 +107,17 @@ class LearnableConv(nn.Module):
         """Shape of the plain convolution's weight."""
         return (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
 
-    # What a subclass says about itself.
+    # What a subclass may or must override.
 
     def load_conv_weight_(self, weight: Tensor) -> list[tuple["LearnableConv", float]]:
-        """Compute what a plain convolution with ``weight`` computes, as nearly as possible.
+        """Set the parameters to compute, as nearly as possible, what a plain convolution does.
 
         Args:
-            weight: ``conv_weight_shape``.
+            weight: the plain convolution's, of shape ``conv_weight_shape``.
 
         Returns:
-            list: the layers that this changed (more than one where parameters are shared) and, for
-            each, the relative error of its function, measured on the kernel.
+            list: the layers that this changed (more than one if parameters are shared), each with
+            the relative error of its kernel.
 
         Raises:
             ValueError: the layer cannot compute what a plain convolution does.
@@ -125,18 +125,19 @@ class LearnableConv(nn.Module):
         raise NotImplementedError
 
     def init_from_conv_weight_(self, weight: Tensor) -> None:
-        """Start training from a freshly drawn plain kernel; by default from its function.
+        """Initialise for training from a freshly drawn plain kernel.
 
-        The output has the scale that the plain convolution's has; positions, widths and all that
-        an option chose stay. Called by an ``init_cfg``.
+        The output gets the scale of the plain convolution's; positions, widths and whatever an
+        option chose stay as they are. An ``init_cfg`` calls it. Default:
+        :meth:`load_conv_weight_`.
 
         Args:
-            weight: ``conv_weight_shape``.
+            weight: the drawn kernel, of shape ``conv_weight_shape``.
         """
         self.load_conv_weight_(weight)
 
     def exact_takeover_options(self) -> dict[str, Any]:
-        """Options that a swap gives the layer, unless told, to compute what a plain one does."""
+        """Options that a swap adds, unless its ``conv_cfg`` has them, to be exact."""
         return {}
 
     def dense_kernel(self) -> Tensor:
@@ -148,7 +149,7 @@ class LearnableConv(nn.Module):
         raise NotImplementedError
 
     def output_size(self, input_size: Sequence[int]) -> tuple[int, ...]:
-        """Size of the map that ``nn.Conv2d``, with the layer's arguments, makes of another."""
+        """Rows and columns of the output for an input of ``input_size``, as for ``nn.Conv2d``."""
         sides, zeros = self._padding_sides(), (0,) * self.spatial_dims
         padded = [
             size + before + after
@@ -160,11 +161,11 @@ class LearnableConv(nn.Module):
         """Multiply-adds for one image, as the layer's paper counts them.
 
         Args:
-            output_size: of the output, ``(H', W')``.
+            output_size: rows and columns of the output, ``(H', W')``.
 
         Returns:
-            dict: by part; ``'convolution'`` is what a plain convolution has too, with the kernel
-            that is used. Work on the weights alone, which folding does once, is not in it.
+            dict: counts by part; ``'convolution'`` is the convolution itself, with the kernel that
+            is used. Work on the weights alone, which folding does once, is not counted.
         """
         return dict(convolution=prod(output_size) * self.out_channels * self.macs_per_output)
 
@@ -176,11 +177,11 @@ class LearnableConv(nn.Module):
     def clamp_parameters(self) -> None:
         """Bring positions back into their bounds; called after every optimizer step.
 
-        A layer that has bounds, or an ``optim_policy``, says so by ``_watch_bounds`` at the end of
-        its constructor.
+        The constructor of a layer with bounds, or with an ``optim_policy``, must end with
+        ``_watch_bounds``.
         """
 
-    # What the contract gives.
+    # What subclasses inherit.
 
     def init_weights(self) -> None:
         """Do nothing: the constructor drew the parameters, and an ``init_cfg`` comes by ``apply``.
@@ -189,11 +190,12 @@ class LearnableConv(nn.Module):
         """
 
     def apply(self, fn: Callable[[nn.Module], None]) -> "LearnableConv":
-        """``nn.Module.apply``, where an ``init_cfg`` for plain convolutions initialises this layer.
+        """``nn.Module.apply``; an ``init_cfg`` for plain convolutions initialises this layer too.
 
-        mmengine's initialisers pick modules by class name and fill ``weight`` in place. So they,
-        and no other functions, are shown a plain convolution of the replaced geometry first; if
-        they fill it, the layer starts from what they drew. Every other function sees the layer.
+        mmengine's initialisers select modules by class name and fill ``weight`` in place. They, and
+        no other functions, are therefore applied to a plain convolution of the replaced geometry
+        first; if they fill it, the layer starts from what they drew. Every other function is
+        applied to the layer.
         """
         if not _is_initializer(fn) or self._device.type == "meta":
             return super().apply(fn)
@@ -209,11 +211,11 @@ class LearnableConv(nn.Module):
         return self
 
     def to_conv(self) -> nn.Conv2d:
-        """The equal ``nn.Conv2d``, with weights of its own.
+        """An ``nn.Conv2d`` that computes the same, with its own copy of the weights.
 
         Raises:
-            ValueError: no ``nn.Conv2d`` is equal: the kernel depends on the input, or reaches
-                beyond a padding that is not of zeros.
+            ValueError: there is none: the kernel depends on the input, or reaches beyond a padding
+                that is not zero padding.
         """
         if not self.is_static:
             raise ValueError(f"{type(self).__name__}: the kernel depends on the input")
@@ -254,7 +256,7 @@ class LearnableConv(nn.Module):
         return next(self.parameters()).device
 
     def _equivalent_conv(self, drawn: bool = True) -> nn.Conv2d:
-        """A plain convolution of the replaced geometry; NaN and no random numbers if not drawn."""
+        """A plain convolution of the replaced geometry; filled with NaN if not ``drawn``."""
         conv = nn.utils.skip_init(
             CONVOLUTIONS[self.spatial_dims],
             self.in_channels,
@@ -284,7 +286,7 @@ class LearnableConv(nn.Module):
     def _padded(
         self, input: Tensor, window: Sequence[int] | None = None
     ) -> tuple[Tensor, Geometry]:
-        """Apply explicit padding; return the input and what is left for an operation to do.
+        """Apply explicit padding; return the input and the geometry left for the operation.
 
         Args:
             input: ``(N, in_channels, H, W)``.
@@ -292,7 +294,7 @@ class LearnableConv(nn.Module):
                 zeros. Default: the nominal kernel's.
 
         Raises:
-            ValueError: the input has no batch, or another number of dimensions.
+            ValueError: the input has no batch dimension, or a wrong number of dimensions.
         """
         takeover.report_takeover_of(self)
         if input.ndim != self.spatial_dims + 2:
@@ -328,7 +330,7 @@ class LearnableConv(nn.Module):
         )
 
     def _own_keys(self) -> set[str]:
-        """Names that this layer's state has and a plain convolution's has not."""
+        """Keys of this layer's state dict that a plain convolution's does not have."""
         return set(self.state_dict()) - {"weight", "bias"}
 
     def _load_from_state_dict(

@@ -1,8 +1,8 @@
-"""Bounds of positions: held after every optimizer step, whatever drives the training.
+"""Bounds of positions: enforced after every optimizer step, in any training loop.
 
-So no config and no training script has to remember them. The first layer that has bounds, or an
-``optim_policy``, hooks onto PyTorch's optimizers. ``clamp_after_steps(False)`` removes the hook; a
-loop of one's own may call :func:`clamp_parameters` instead.
+No config or training script has to do it. The first layer that has bounds, or an ``optim_policy``,
+registers a hook on all PyTorch optimizers. ``clamp_after_steps(False)`` removes the hook; a custom
+training loop can call :func:`clamp_parameters` instead.
 """
 
 import logging
@@ -28,10 +28,11 @@ def clamp_parameters(model: nn.Module) -> None:
 
 
 def clamp_after_steps(enabled: bool = True) -> None:
-    """Whether bounds are held after every optimizer step of the process. They are unless told.
+    """Turn the enforcement of bounds after every optimizer step of the process on or off.
 
     Args:
-        enabled: ``False`` leaves them to :func:`clamp_parameters`.
+        enabled: ``False`` leaves it to :func:`clamp_parameters`. Default: ``True``, which is also
+            how a process starts.
     """
     global _handle, _wanted
     _wanted = enabled
@@ -43,7 +44,7 @@ def clamp_after_steps(enabled: bool = True) -> None:
 
 
 def watch(layer: "LearnableConv") -> None:
-    """Hold a layer's bounds from now on, and say so where its ``optim_policy`` is not applied."""
+    """Enforce a layer's bounds from now on, and log if its ``optim_policy`` is not applied."""
     _layers.add(layer)
     if _wanted and _handle is None:
         clamp_after_steps()
@@ -87,14 +88,14 @@ def _warn_of_flattened(layer: "LearnableConv") -> None:
         f"{type(layer).__name__}: {', '.join(layer.bounded_shapes)} cannot be kept in bounds: "
         "FullyShardedDataParallel flattened it, or it is parametrised. Leave these layers out "
         "(ignored_modules), or call mmlearnconv.layers.clamp_parameters(model) after every step "
-        "where the parameters are whole (summon_full_params)",
+        "while the parameters are unsharded (summon_full_params)",
         logger="current",
         level=logging.WARNING,
     )
 
 
 def _log_neglected(policies: dict[str, dict[str, float]]) -> None:
-    """Say once which parameters train as all others do although their paper says otherwise."""
+    """Log the parameters that train without the multipliers that their paper uses."""
     wishes = ", ".join(
         f"{name} ({' '.join(f'{k}={v:g}' for k, v in policy.items())})"
         for name, policy in sorted(policies.items())

@@ -1,6 +1,6 @@
 """CoC: convolution of convolution, kernels that collaborate on a sheet; and its baselines.
 
-Li, Wu, Zhao: Convolution of Convolution: Let Kernels Collaborate Spatially. CVPR 2022.
+Zhao, Li, Wu: Convolution of Convolution: Let Kernels Spatially Collaborate. CVPR 2022.
 """
 
 import torch
@@ -25,16 +25,16 @@ NORMALIZATIONS = (None, "standardize", "orthogonalize", "layer_norm")
 class CoCConv2d(LearnableConv2d):
     r"""Convolution whose kernels are convolved with their neighbours first.
 
-    Every ``association`` :math:`^2` kernels lie side by side on a sheet, which a super kernel of
-    its own, shared over the input channels, runs over; the sheet is cut back into kernels:
-    :math:`K = \xi^{-1}(s * \xi(W) + \xi(W))`, and K is convolved with the input. Kernels that a
-    last sheet lacks count as zeros.
+    Each group of ``association`` :math:`^2` kernels is laid side by side on a sheet. Every sheet is
+    convolved with its own super kernel, which all input channels share, and cut back into kernels:
+    :math:`K = \xi^{-1}(s * \xi(W) + \xi(W))`. K is convolved with the input. The last sheet is
+    filled up with zeros.
 
     Parameters: ``weight`` (out, in / groups, kH, kW) and ``super_weight`` (layers, sheets, rows,
     columns), which starts at zero with ``skip`` and at the identity without, so that training
     starts from the plain convolution; with ``normalize='standardize'`` also ``gain`` and ``mean``
-    (out). ``normalize='layer_norm'`` is what the authors' released code computes, and the paper's
-    formula does not have: :math:`K = \mathrm{LN}(\xi^{-1}(\mathrm{LN}(\bar s * \xi(W)) + \xi(W)))`,
+    (out). ``normalize='layer_norm'`` is what the authors' released code computes, but not in the
+    paper's formula: :math:`K = \mathrm{LN}(\xi^{-1}(\mathrm{LN}(\bar s * \xi(W)) + \xi(W)))`,
     with :math:`\bar s` the super kernel standardised; the first layer norm is over an input
     channel's sheets, the second over a filter. It adds ``super_gain`` and ``super_mean`` (layers,
     sheets, sheet rows, sheet columns), ``gain`` and ``mean`` (in / groups, kH, kW), and draws the
@@ -43,12 +43,12 @@ class CoCConv2d(LearnableConv2d):
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
             padding_mode: as ``nn.Conv2d``.
-        association: kernels on a side of a sheet; 1 for no association. Default: 2.
+        association: kernels along each side of a sheet; 1 for no association. Default: 2.
         super_layers: super convolutions one after the other. Default: 1.
         skip: whether a super convolution adds its input. Default: ``True``.
         dilated: super kernels of 3x3 with dilation 2 for 3x3 kernels, 5x5 with dilation 2 for 5x5
-            and with dilation 3 for 7x7; if ``False``, two cells larger than the kernel, undilated.
-            Default: ``True``.
+            and with dilation 3 for 7x7; if ``False``, two cells larger than an odd kernel, one than
+            an even one, undilated. Default: ``True``.
         normalize: ``None``, ``'standardize'`` (each filter's mean and deviation are ``mean`` and
             ``gain``), ``'orthogonalize'`` (the flattened filters are orthonormal) or
             ``'layer_norm'`` (as above). Default: ``None``.
@@ -111,7 +111,7 @@ class CoCConv2d(LearnableConv2d):
                 self.super_gain = nn.Parameter(torch.empty(shape))
                 self.super_mean = nn.Parameter(torch.empty(shape))
         if normalize == "orthogonalize":
-            # Tells this layer's state from a plain convolution's, which it would refuse.
+            # Distinguishes this layer's state dict from a plain convolution's, which is refused.
             self.register_buffer("orthogonal", torch.ones(()))
         self.reset_parameters()
 
@@ -124,7 +124,7 @@ class CoCConv2d(LearnableConv2d):
 
     @torch.no_grad()
     def init_from_conv_weight_(self, weight: Tensor) -> None:
-        """The plain kernel's function, or its orthogonalised one."""
+        """Start from the plain kernel, or from its orthogonalised form."""
         self.weight.copy_(weight)
         if self.super_weight is not None:
             self.super_weight.zero_()
@@ -144,15 +144,15 @@ class CoCConv2d(LearnableConv2d):
             self.gain.copy_((flat.var(1, correction=0) + STANDARDIZE_EPS).sqrt())
 
     def load_conv_weight_(self, weight: Tensor) -> list[tuple[LearnableConv2d, float]]:
-        """Exact; ``'orthogonalize'`` and ``'layer_norm'`` are refused: no plain kernel survives."""
+        """Exact; raises for ``'orthogonalize'`` and ``'layer_norm'``: no plain kernel fits them."""
         lost = dict(
             orthogonalize="filters are not orthonormal",
-            layer_norm="filters have deviations of their own",
+            layer_norm="filters have different standard deviations",
         )
         if self.normalize in lost:
             raise ValueError(
                 f"a plain kernel's {lost[self.normalize]}: normalize={self.normalize!r} cannot "
-                "compute the same function; train it from the start, or use another normalize"
+                "compute the same function; train it from scratch, or use another normalize"
             )
         self.init_from_conv_weight_(weight)
         return [(self, relative_error(self.dense_kernel(), weight))]

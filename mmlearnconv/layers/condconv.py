@@ -20,25 +20,25 @@ __all__ = ["CondConv2d"]
 
 
 def route(input: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    r"""Shares of the experts by image, :math:`\sigma(R\,\mathrm{GAP}(x))`, ``(N, experts)``."""
+    r"""Weight of each expert per image, :math:`\sigma(R\,\mathrm{GAP}(x))`, ``(N, experts)``."""
     return F.linear(input.mean((2, 3)), weight, bias).sigmoid()
 
 
 def split_into_experts(weight: Tensor, experts: int) -> Tensor:
-    """Kernels whose mixture by a half each is ``weight``, different so that they can part ways."""
-    # A share of a half each sums to experts / 2; differences from their mean cancel.
+    """Experts whose mixture, at 0.5 each, is ``weight``; they differ so that they can diverge."""
+    # Weights of 0.5 sum to experts / 2; the differences have mean zero and cancel.
     difference = torch.randn(experts, *weight.shape, dtype=weight.dtype, device=weight.device)
     difference = (difference - difference.mean(0)) * weight.std(correction=0) * 0.1
     return (weight + difference) * (2 / experts)
 
 
 class CondConv2d(LearnableConv2d):
-    r"""Convolution whose kernel is a mixture of experts chosen by the image.
+    r"""Convolution whose kernel is a mixture of experts, weighted for each image.
 
     :math:`O = (\sum_e r_e W_e) * x,\; r = \sigma(R\,\mathrm{GAP}(x))`.
 
     Parameters: ``weight`` (experts, out, in / groups, kH, kW), ``routing_weight`` (experts, in) and
-    ``routing_bias`` (experts), which start at zero: a half of each expert.
+    ``routing_bias`` (experts), which start at zero: every expert has weight 0.5.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
@@ -92,7 +92,7 @@ class CondConv2d(LearnableConv2d):
         return [(self, relative_error(self.weight.mean(0) * self.num_experts / 2, weight))]
 
     def macs(self, output_size: Sequence[int]) -> dict[str, int]:
-        """The experts' shares, and their sum by these."""
+        """Adds the experts' weights and the weighted sum of the experts, as ``'generator'``."""
         parts = super().macs(output_size)
         return parts | dict(generator=self.routing_weight.numel() + self.weight.numel())
 

@@ -47,28 +47,29 @@ class DCLSConv(LearnableConv):
         K_{f_y, f_x + 1} \mathrel{+}= w (1 - r_y)\, r_x,\quad
         K_{f_y + 1, f_x + 1} \mathrel{+}= w\, r_y\, r_x,
 
-    what falls outside the window dropped. ``'gauss'`` and ``'triangle'`` spread each element by a
-    normalised Gaussian or tent of learnable width instead. The output has the shape that
+    and what falls outside the window is dropped. ``'gauss'`` and ``'triangle'`` spread each element
+    by a normalised Gaussian or tent of learnable width instead. The output has the shape that
     ``nn.Conv2d`` with the same arguments gives.
 
     With ``learned_axes`` the kernel is dense, and of the replaced kernel's size, along the other
     axes: every dense cell has elements of its own (the paper's 2-1D, 3-1D and 3-2D).
 
     Parameters: ``weight`` (out, in / groups * dense cells, count), ``positions`` (learned axes,
-    out, in / groups * dense cells, count) in cells, drawn from N(0, 0.5) and clamped to
-    :math:`\pm\lfloor S / 2 \rfloor` after every optimizer step, and, with a learnable width,
-    ``width`` like ``positions``. An ``init_cfg`` for ``Conv2d`` draws the weights, which are then
-    scaled so that the constructed kernel's norm is the drawn kernel's; positions and widths stay.
+    out, in / groups * dense cells, count) in cells, normal with standard deviation 0.5 and
+    clamped to :math:`[-\lfloor S / 2 \rfloor, \lfloor (S - 1) / 2 \rfloor]` after every optimizer
+    step; with a learnable width also ``width``, of the shape of ``positions``. An ``init_cfg`` for
+    ``Conv2d`` draws the weights, which are then scaled so that the constructed kernel has the drawn
+    kernel's norm. It leaves widths, and positions unless ``position_init='grid'``, as they are.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
             padding_mode: as ``nn.Conv2d``; ``dilation`` dilates the constructed kernel.
-        kernel_count: elements per kernel. Default: 34 for 7x7, 5 for 3x3, else the number of the
-            kernel's cells along the learned axes over that of an element's parameters (3 in two
-            dimensions).
+        kernel_count: elements per kernel. Default: 34 for 7x7, 5 for 3x3, else the kernel's cells
+            along the learned axes divided by the parameters of an element (3 in two dimensions),
+            rounded down, at least 1.
         dilated_kernel_size: the window along the learned axes, at least ``kernel_size`` and of its
-            parity on each. Default: 17 for 7, 7 for 3, else twice the kernel's size, plus one where
-            that is odd.
+            parity on each. Default: 17 for 7, 7 for 3, else twice the kernel size, plus one if the
+            kernel size is odd.
         interpolation: ``'bilinear'``, ``'gauss'`` or ``'triangle'``. Default: ``'bilinear'``.
         learn_width: whether ``'gauss'`` and ``'triangle'`` learn a width per element and axis; if
             not, it stays at its start (0.5 cells and 1 cell). Default: ``True``.
@@ -156,10 +157,10 @@ class DCLSConv(LearnableConv):
         return self._position_owner[0] if self._position_owner else self
 
     def share_positions(self, owner: "DCLSConv") -> None:
-        """Use ``owner``'s positions from now on; they stay registered and saved there alone.
+        """Use ``owner``'s positions from now on; only ``owner`` registers and saves them.
 
         Raises:
-            ValueError: the two layers' positions do not have one shape and window.
+            ValueError: the two layers differ in their window or in the shape of their positions.
         """
         if owner.position_owner is not owner:
             owner = owner.position_owner
@@ -167,7 +168,7 @@ class DCLSConv(LearnableConv):
         theirs = (owner.positions.shape, owner.dilated_kernel_size)
         if mine != theirs:
             raise ValueError(
-                f"share_positions: shape and window {mine} cannot take the owner's {theirs}"
+                f"share_positions: shape and window are {mine}, but the owner's are {theirs}"
             )
         if owner is not self:
             del self.positions
@@ -176,7 +177,7 @@ class DCLSConv(LearnableConv):
             owner._position_users.append(self)
 
     def reset_parameters(self) -> None:
-        """Draw weights as ``nn.Conv2d`` does, positions as asked for, and the start widths."""
+        """Draw weights as ``nn.Conv2d``, positions as ``position_init`` says; set the widths."""
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
         if self.bias is not None:
             bound = 1 / math.sqrt(self.weight[0].numel())
@@ -238,7 +239,7 @@ class DCLSConv(LearnableConv):
 
     @property
     def has_taps(self) -> bool:
-        """Whether :meth:`to_taps` is for this kind of layer."""
+        """Whether :meth:`to_taps` supports this kind of layer."""
         return (
             self.interpolation == "bilinear"
             and self.spatial_dims == len(self.learned_axes) == 2
@@ -247,15 +248,15 @@ class DCLSConv(LearnableConv):
 
     @torch.no_grad()
     def to_taps(self, rounded: bool = False) -> DepthwiseTapsConv2d:
-        """The equal convolution with a list of taps, four for each element.
+        """The same convolution as a list of taps, four per element.
 
         Args:
-            rounded: whether to move each element to its nearest cell: one tap for each, and other
-                outputs. Default: ``False``.
+            rounded: whether to move each element to its nearest cell, which leaves one tap per
+                element but changes the outputs. Default: ``False``.
 
         Raises:
             ValueError: the layer is not depthwise and bilinear over two dimensions, or its padding
-                is not of zeros on both sides alike.
+                is not symmetric zero padding.
         """
         sides, window = self._padding_sides(), self.dilated_kernel_size
         if not self.has_taps or self.padding_mode != "zeros" or sides[0::2] != sides[1::2]:
@@ -268,7 +269,7 @@ class DCLSConv(LearnableConv):
             positions = positions.round()
         values, cells = in_full_precision(dcls_taps, self.weight, positions, window)
         if rounded:
-            # At whole positions the first of an element's four cells has it all.
+            # At integer positions the first of an element's four cells gets its whole weight.
             values, cells = (t[:, :, : self.kernel_count] for t in (values, cells))
         extra = self._extra_padding(window)
         padding = tuple(p + e for p, e in zip(sides[-2::-2], extra, strict=True))
@@ -278,12 +279,12 @@ class DCLSConv(LearnableConv):
         return conv.train(self.training)
 
     def exact_takeover_options(self) -> dict[str, int]:
-        """An element for each cell of the replaced kernel."""
+        """One element per cell of the replaced kernel."""
         return dict(kernel_count=math.prod(self._learned_size))
 
     @torch.no_grad()
     def load_conv_weight_(self, weight: Tensor) -> list[tuple[LearnableConv, float]]:
-        """Put an element on each cell of the plain kernel, on its largest ones where they are few.
+        """Put one element on each cell of the plain kernel; if there are too few, on the largest.
 
         Exact for ``'bilinear'`` and ``'triangle'`` if ``kernel_count`` is at least the number of
         kernel cells. Layers that share positions choose the cells together, by the sum of squares
@@ -301,7 +302,7 @@ class DCLSConv(LearnableConv):
 
     @torch.no_grad()
     def init_from_conv_weight_(self, weight: Tensor) -> None:
-        """Weights from the drawn kernel's numbers, scaled to its norm; positions and widths stay.
+        """Take weights from the drawn kernel's elements, scaled to its norm; keep all else.
 
         With ``position_init='grid'`` the elements move to the drawn kernel's largest cells.
         """
@@ -325,7 +326,7 @@ class DCLSConv(LearnableConv):
         return energy.topk(kept, dim=2).indices.sort(dim=2).values
 
     def _move_to(self, cells: Tensor) -> None:
-        """Put the first elements on cells of the plain kernel; those beyond keep their place."""
+        """Put the first elements on cells of the plain kernel; the others do not move."""
         index = cells
         for axis in reversed(range(len(self._learned_size))):
             k, window = self._learned_size[axis], self.dilated_kernel_size[axis]
@@ -334,7 +335,7 @@ class DCLSConv(LearnableConv):
             index = index // k
 
     def _fit_weight(self, plain: Tensor, cells: Tensor) -> float:
-        """Set the weights for a plain kernel and elements on its ``cells``; the relative error."""
+        """Fit the weights of elements on ``cells`` to a plain kernel; return the relative error."""
         kept = cells.shape[2]
         sides = zip(self.dilated_kernel_size[::-1], self._learned_size[::-1], strict=True)
         target = nn.functional.pad(plain, [(s - k) // 2 for s, k in sides for _ in range(2)])
@@ -347,7 +348,7 @@ class DCLSConv(LearnableConv):
             self.weight[..., :kept] = fitted.to(plain.dtype)
         else:
             taps = plain.flatten(2).gather(2, cells)
-            # A tent of one cell, divided by its sum and the definition's small number.
+            # A tent of one cell, divided by its sum plus the definition's epsilon.
             scale = 1 + NORM_EPS if self.interpolation == "triangle" else 1
             self.weight[..., :kept] = taps * scale
         built = self._learned_axes_last(self.dense_kernel())
@@ -360,7 +361,7 @@ class DCLSConv(LearnableConv):
             arguments = self.dilated_kernel_size, self.interpolation, dense
             state_dict = from_package(state_dict, prefix, *arguments)
         if self._position_owner and key in state_dict:
-            # A checkpoint of unshared layers: fine as long as it says the same.
+            # A checkpoint of unshared layers loads if its positions are the same.
             state_dict = dict(state_dict)
             positions = state_dict.pop(key).to(self.position_owner.positions)
             if not torch.equal(positions, self.position_owner.positions):

@@ -13,11 +13,12 @@ def from_package(
     interpolation: str,
     dense_axes: bool,
 ) -> dict[str, Any]:
-    """A layer's state of the package ``dcls``, in our names and order of axes.
+    """Convert a layer's state of the package ``dcls`` to our names and order of axes.
 
-    Its positions ``P`` and widths ``SIG`` have the window's axes in version v0 (the last two
-    exchanged in three dimensions) and reversed ones in the versions after it; offsets count from
-    the centre of the stored axis, not of the true one.
+    Its positions ``P`` and widths ``SIG`` list the window's axes in order in version v0 (in three
+    dimensions with the last two exchanged) and in reverse in later versions. The state does not
+    name its version: ``'bilinear'`` is read as v0. Offsets are relative to the centre of the stored
+    axis, not of the true one.
 
     Args:
         state_dict: with the layer's keys below ``prefix``.

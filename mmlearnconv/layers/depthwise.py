@@ -14,10 +14,10 @@ __all__ = ["DepthwiseConv2d", "DepthwiseTapsConv2d"]
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """``nn.Conv2d`` with a group for each channel, made fast for large kernels.
+    """``nn.Conv2d`` with one group per channel, made fast for large kernels.
 
-    It is one in all else: its arguments, parameters, checkpoints and what reads it are those of
-    ``nn.Conv2d``. See :func:`mmlearnconv.ops.depthwise_conv2d` for what is fast.
+    In all other respects it is an ``nn.Conv2d``, with the same arguments, parameters and
+    checkpoints. See :func:`mmlearnconv.ops.depthwise_conv2d` for what is faster.
 
     Raises:
         ValueError: ``in_channels``, ``out_channels`` and ``groups`` differ.
@@ -67,11 +67,15 @@ class DepthwiseTapsConv2d(nn.Module):
     (channels, taps, 2), row and column of each tap in the window.
 
     Args:
-        channels: of input and output.
-        window: rows and columns.
+        channels: channels of the input and of the output.
+        window: rows and columns of the kernel's window.
         taps: taps per kernel.
-        stride, padding, dilation: as ``nn.Conv2d``, of the window.
-        bias: whether there is a bias.
+        stride, padding, dilation: as ``nn.Conv2d``, of the window. Default: 1, 0 and 1.
+        bias: whether there is a bias. Default: ``True``.
+
+    Raises:
+        TypeError: a size that is not an integer, or not one or two integers.
+        ValueError: a size out of range.
     """
 
     def __init__(
@@ -98,11 +102,13 @@ class DepthwiseTapsConv2d(nn.Module):
     def from_taps(
         cls, values: Tensor, cells: Tensor, bias: Tensor | None, window: Any, *geometry: Any
     ) -> "DepthwiseTapsConv2d":
-        """A convolution with these taps, ``(channels, taps)``, and cells, on their device.
+        """A convolution with the given taps, on their device.
 
         Args:
-            values, cells, bias: copied.
-            window: rows and columns.
+            values: weights of the taps, ``(channels, taps)``; copied.
+            cells: their rows and columns in the window, ``(channels, taps, 2)``; copied.
+            bias: ``(channels,)``, copied, or ``None``.
+            window: rows and columns of the window.
             *geometry: stride, padding and dilation.
         """
         conv = cls(len(values), window, values.shape[1], *geometry, bias is not None).to(values)

@@ -28,7 +28,7 @@ _SCOPES = {1: 2, 3: 4}
 
 
 class DeformableKernelConv2d(LearnableConv2d):
-    r"""Convolution whose k x k taps are read from a larger kernel space, where the input says.
+    r"""Convolution that samples its taps from a larger kernel space at input-dependent positions.
 
     :math:`O_j = \sum_k I_{j + k}\, W(k + \Delta_{jk})` (Eq. 7), W bilinear in a space of ``scope``
     cells per side, the taps at unit spacing from (scope - k) / 2, positions clipped to the space.
@@ -37,10 +37,11 @@ class DeformableKernelConv2d(LearnableConv2d):
     channels. With ``data_offset`` the input is read at moved locations too, as in deformable
     convolution: :math:`I_{j + k + g_{jk}}` (Eq. 11). All offsets start at zero.
 
-    Parameters: ``weight`` (out, in / groups, scope rows, scope columns), ``offset_weight`` (2 kH
-    kW, in) or (2 kH kW, in, kH, kW) and ``offset_bias`` (2 kH kW), row and column of tap after tap;
-    ``data_offset_weight`` and ``data_offset_bias`` likewise; with ``num_experts`` the weight has a
-    first axis more, and ``routing_weight`` (experts, in) and ``routing_bias`` mix it by image.
+    Parameters: ``weight`` (out, in / groups, scope rows, scope columns); ``offset_weight``, (2 kH
+    kW, in) if global or (2 kH kW, in, kH, kW) if local, and ``offset_bias`` (2 kH kW), row and
+    column of one tap after the other; ``data_offset_weight`` (2 kH kW, in, kH, kW) and
+    ``data_offset_bias`` (2 kH kW); with ``num_experts`` the weight has an additional first axis,
+    and ``routing_weight`` (experts, in) and ``routing_bias`` (experts) mix it for each image.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
@@ -52,8 +53,8 @@ class DeformableKernelConv2d(LearnableConv2d):
         data_offset: whether to learn data offsets too. Default: ``False``.
         num_experts: kernel spaces to mix by image as CondConv does, ``None`` for one. Default:
             ``None``.
-        offset_lr_mult: learning rate of the offsets' parameters over the others'; the paper takes
-            0.01 for ResNet-50-DW, 0.1 for MobileNetV2. Default: 0.01.
+        offset_lr_mult: learning-rate multiplier of the parameters that make offsets; the paper uses
+            0.01 for ResNet-50-DW and 0.1 for MobileNetV2. Default: 0.01.
 
     Raises:
         TypeError: an argument of the wrong type.
@@ -129,7 +130,7 @@ class DeformableKernelConv2d(LearnableConv2d):
 
     @torch.no_grad()
     def load_conv_weight_(self, weight: Tensor) -> list[tuple[LearnableConv2d, float]]:
-        """Exact: the least-norm kernel space that the unmoved taps read the plain kernel from."""
+        """Exact: the kernel space of least norm that gives the plain kernel at zero offsets."""
         rows, columns = (self._unmoved(axis).to(weight.device) for axis in (0, 1))
         inverse_rows, inverse_columns = torch.linalg.pinv(rows), torch.linalg.pinv(columns)
         space = inverse_rows @ weight.double() @ inverse_columns.T
@@ -154,7 +155,7 @@ class DeformableKernelConv2d(LearnableConv2d):
         return super().macs_per_output
 
     def macs(self, output_size: Sequence[int]) -> dict[str, int]:
-        """The paper's figures have two multiply-adds per resampled element."""
+        """Adds generators and, as the paper counts, two multiply-adds per resampled element."""
         locations, taps = math.prod(output_size), math.prod(self.kernel_size)
         parts = super().macs(output_size)
         if self.mode == "local":
@@ -174,7 +175,7 @@ class DeformableKernelConv2d(LearnableConv2d):
     def forward(self, input: Tensor) -> Tensor:
         """Convolve ``(N, in_channels, H, W)`` to ``nn.Conv2d``'s ``(N, out_channels, H', W')``."""
         padded, geometry = self._padded(input)
-        # Offsets keep float32: half precision would move taps by steps.
+        # Offsets stay in float32: half precision would quantise the taps' positions.
         if self.mode == "global":
             mean = in_full_precision(torch.mean, input, (2, 3))
             offsets = in_full_precision(F.linear, mean, self.offset_weight, self.offset_bias)

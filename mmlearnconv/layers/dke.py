@@ -29,13 +29,13 @@ SWAP_ALPHA = 10.0
 
 
 class DKEConv2d(LearnableConv2d):
-    r"""Convolution with learned, real positions of the taps, a set for every input channel.
+    r"""Convolution whose taps have learned, real-valued positions, one set per input channel.
 
     :math:`O(x) = \sum_c \sum_y a_y(x) f_c(x + y) w_c(y) + b`, the value at a real position
     interpolated over the cells within ``radius``: :math:`f_c(x + y) = \sum_s G(s, y) f_c(x + s)`,
     :math:`G = e^{-\alpha \lVert s - y \rVert^2} / C`, C the sum over these cells, constant in the
     backward pass, so that :math:`\partial G / \partial y = 2 \alpha G (s - y)` (Eq. 13-15). The
-    scores a are a 1x1 convolution of the input at x, one at the start. With a dilation the lattice
+    scores a are a 1x1 convolution of the input at x and start at one. With a dilation the lattice
     of cells is dilated.
 
     Parameters: ``weight`` (out, in / groups, points), ``positions`` (in, points, 2), row and column
@@ -45,16 +45,16 @@ class DKEConv2d(LearnableConv2d):
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
             padding_mode: as ``nn.Conv2d``.
-        points: taps per kernel. Default: the replaced kernel's cells.
+        points: taps per kernel. Default: one per cell of the replaced kernel.
         interpolation: ``'gauss'`` or ``'bilinear'``. Default: ``'gauss'``.
-        alpha: sharpness of the Gaussian. Default: 2.
-        radius: cells that count, of the Gaussian. Default: 2.
+        alpha: sharpness of the Gaussian, above 0. Default: 2.
+        radius: reach of the Gaussian in cells, above the square root of 0.5. Default: 2.
         shared_positions: whether all input channels have the same positions. Default: ``False``.
-        attention: whether to learn scores; without, the layer is static. Default: ``True``.
+        attention: whether to learn scores; without them the layer is static. Default: ``True``.
         position_init: ``'normal'``, N(0, 1), or ``'grid'``, the replaced kernel's cells. Default:
             ``'normal'``.
-        position_limit: bound of the positions on each axis, in cells. Default: 4, or the replaced
-            kernel's own reach where that is further.
+        position_limit: bound of the positions on each axis, in cells from the centre. Default: 4,
+            or the reach of the replaced kernel if that is larger.
 
     Raises:
         TypeError: an argument of the wrong type.
@@ -118,7 +118,7 @@ class DKEConv2d(LearnableConv2d):
         return not self.attention
 
     def reset_parameters(self) -> None:
-        """Draw weights as ``nn.Conv2d`` does and the positions; scores of one."""
+        """Draw weights as ``nn.Conv2d`` does, and positions; all scores start at one."""
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
         if self.bias is not None:
             bound = 1 / math.sqrt(self.weight[0].numel())
@@ -146,9 +146,10 @@ class DKEConv2d(LearnableConv2d):
 
     @torch.no_grad()
     def load_conv_weight_(self, weight: Tensor) -> list[tuple[LearnableConv2d, float]]:
-        """Points on the grid, a sharp Gaussian, and the nearest weights; scores of one.
+        """Put points on the grid, sharpen the Gaussian, fit the weights, and set all scores to one.
 
-        Fewer points than cells take the cells where an input channel's kernels are largest.
+        If there are fewer points than cells, they take the cells where an input channel's kernels
+        are largest. The weights are a least-squares fit.
         """
         kept = min(self.points, weight.shape[2] * weight.shape[3])
         energy = weight.flatten(2).unflatten(0, (self.groups, -1)).square().sum(1).flatten(0, 1)
@@ -182,9 +183,9 @@ class DKEConv2d(LearnableConv2d):
 
     @torch.no_grad()
     def init_from_conv_weight_(self, weight: Tensor) -> None:
-        """Weights from the drawn kernel's numbers, scaled to its norm; all else stays.
+        """Take weights from the drawn kernel's elements, scaled to its norm; all else stays.
 
-        The norm is of the kernel that scores of one give.
+        The norm is that of the layer's kernel with all scores one.
         """
         drawn = weight.flatten(2)
         numbers = torch.arange(self.points, device=drawn.device) % drawn.shape[2]
@@ -205,7 +206,7 @@ class DKEConv2d(LearnableConv2d):
         return window
 
     def _response(self) -> Tensor:
-        """G, ``(in or 1, points, rows, columns)``, in float32 also where the model is in half."""
+        """G, ``(in or 1, points, rows, columns)``, in float32 even if the model is in half."""
         return in_full_precision(
             dke_response, self.positions, self.window, *self._gaussian.values()
         )
@@ -226,7 +227,7 @@ class DKEConv2d(LearnableConv2d):
         return self.weight[0].numel()
 
     def macs(self, output_size: Sequence[int]) -> dict[str, int]:
-        """A position reads the cells in its radius, as many as the disc's area on average."""
+        """Adds the sampling, with as many cells per position as the disc's area, and the scores."""
         cells = 4 if self.interpolation == "bilinear" else round(math.pi * self.radius**2)
         sampled = self.in_channels * self.points * math.prod(output_size)
         parts = super().macs(output_size) | dict(sampling=cells * sampled)
@@ -258,7 +259,7 @@ class DKEConv2d(LearnableConv2d):
         if self.positions.is_meta:
             return
         before = self.positions.detach().clone()
-        # The window of a built kernel holds no cell near positions beyond.
+        # The window holds no cells around positions beyond the limit.
         self.clamp_parameters()
         beyond = (self.positions.detach() - before).abs().nan_to_num().max().item()
         if beyond > 0:

@@ -24,16 +24,17 @@ class DRConv2d(LearnableConv2d):
     r"""Convolution in which a guide picks one of m generated filters for every output location.
 
     :math:`O(x) = W_{M(x)} * x,\; M(x) = \arg\max_t F_t(x)` (Eq. 3-5), the guide F a convolution of
-    the layer's own geometry; in the backward pass :math:`\mathrm{softmax}(F)` stands for the
-    one-hot mask (Eq. 6-8). Each image's filters come from its adaptive average pooling to the
-    kernel's size, a 1x1 convolution to ``hidden_channels``, a sigmoid, and a 1x1 convolution in m
-    groups. With m hidden channels filter t is :math:`v_t[o, c]\, \sigma_t(u, v) + b_t[o, c]`, v and
-    b the same for all images, and is never built.
+    the layer's own geometry; in the backward pass :math:`\mathrm{softmax}(F)` replaces the one-hot
+    mask (Eq. 6-8). Each image's filters come from adaptive average pooling to the kernel's size, a
+    1x1 convolution to ``hidden_channels``, a sigmoid, and a 1x1 convolution in m groups. With m
+    hidden channels filter t is :math:`s_t[o, c]\, \sigma_t(u, v) + b_t[o, c]`, with s
+    (``filter_scale``) and b (``filter_bias``) the same for all images, and is never built.
 
     Parameters: ``weight`` (out, in / groups, kH, kW), the base filter that all regions share;
     ``guide_weight`` (m, in, kH, kW), ``guide_bias`` (m); ``hidden_weight`` (hidden, in),
     ``hidden_bias`` (hidden); ``filter_scale`` (m, out, in / groups, hidden / m), ``filter_bias``
-    (m, out, in / groups), under ``value`` and ``offset`` in checkpoints of versions before 0.2.
+    (m, out, in / groups). Checkpoints of versions before 0.2 call the last two ``value`` and
+    ``offset``; they load.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
@@ -42,8 +43,8 @@ class DRConv2d(LearnableConv2d):
         base_weight: whether to add a learned static kernel to all filters; the generated ones then
             start at zero. Default: ``True``.
         hidden_channels: a multiple of ``regions``. Default: ``regions``.
-        own_guide: whether the layer makes its guide; if not, ``forward`` is given one. Default:
-            ``True``.
+        own_guide: whether the layer computes its own guide; if not, ``forward`` must be given one.
+            Default: ``True``.
 
     Raises:
         TypeError: an argument of the wrong type.
@@ -91,9 +92,10 @@ class DRConv2d(LearnableConv2d):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the base filter, guide and pooling's convolution as ``nn.Conv2d`` does.
+        """Draw the base filter and the guide and hidden weights as ``nn.Conv2d`` does.
 
-        Generated filters start at zero beside a base filter, on its scale without one.
+        Guide and hidden biases start at zero. So do generated filters if there is a base filter;
+        without one they start on the scale that it would have.
         """
         plain = self._equivalent_conv()
         if self.bias is not None:
@@ -129,7 +131,7 @@ class DRConv2d(LearnableConv2d):
         return [(self, relative_error(weight, weight))]
 
     def init_from_conv_weight_(self, weight: Tensor) -> None:
-        """The plain kernel's function; without a base filter, filters of its deviation."""
+        """Start from the plain kernel; without a base filter, draw with its standard deviation."""
         if self.weight is not None:
             self.load_conv_weight_(weight)
         else:
@@ -166,12 +168,13 @@ class DRConv2d(LearnableConv2d):
             guide: ``(N, regions, H', W')``, in place of the layer's own. Default: the layer's own.
 
         Raises:
-            ValueError: a guide is missing, not wanted, or of another size than the output.
+            ValueError: a guide is missing, or given to a layer that computes its own, or has
+                another size than the output.
         """
         if (guide is None) != self.own_guide:
             wants = "makes its own" if self.own_guide else "was built with own_guide=False"
             raise ValueError(
-                f"guide: {'given' if guide is not None else 'missing'}, but it {wants}"
+                f"guide: {'given' if guide is not None else 'missing'}, but the layer {wants}"
             )
         padded, geometry = self._padded(input)
         if guide is None:

@@ -1,4 +1,4 @@
-"""Involution: inherence of convolution inverted, a kernel per location shared by channels.
+"""Involution: one kernel per location, shared by groups of channels.
 
 Li, Hu, Wang, Li, She, Zhu, Zhang, Chen: Involution: Inverting the Inherence of Convolution for
 Visual Recognition. CVPR 2021. https://arxiv.org/abs/2103.06255
@@ -18,7 +18,7 @@ from .base import LearnableConv2d
 
 __all__ = ["Involution2d"]
 
-# Of ReLU of a standard normal number: its mean, and its mean square.
+# Mean and mean square of the ReLU of a standard normal variable.
 _MEAN, _SQUARE = 1 / math.sqrt(2 * math.pi), 0.5
 
 
@@ -27,8 +27,8 @@ class Involution2d(LearnableConv2d):
 
     :math:`O_k(x) = b_k + \sum_u H_{g(k)}(x, u)\, I_k(x + u)` (Eq. 4) with
     :math:`H(x) = W_1\, \sigma(W_0 I(x))` (Eq. 6), :math:`\sigma` a batch norm and a ReLU. With a
-    stride the kernel comes from the mean of the input over the stride, from the window's centre on.
-    Where the numbers of channels differ, a 1x1 convolution maps the input first.
+    stride s the kernel comes from the mean of the s x s inputs that begin at the window's centre.
+    If input and output differ in channels, a 1x1 convolution maps the input first.
 
     Parameters: ``weight`` (kH kW channel groups, hidden), W_1; ``reduce_weight`` (hidden, in), W_0;
     ``norm_weight`` and ``norm_bias`` (hidden); ``map_weight`` (out, in / groups, 1, 1) where in and
@@ -36,11 +36,11 @@ class Involution2d(LearnableConv2d):
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, bias, padding_mode: as
-            ``nn.Conv2d``; the paper's networks have 7x7 for 3x3.
-        groups: of the 1x1 convolution, where there is one: the operation itself is per channel.
-        group_channels: output channels that share a kernel; where it does not divide their number,
-            all do. Default: 16.
-        reduction: input channels over hidden ones. Default: 4.
+            ``nn.Conv2d``; the paper's networks use 7x7 in place of 3x3.
+        groups: groups of the 1x1 convolution, if there is one; the involution is per channel.
+        group_channels: number of output channels that share a kernel; if it does not divide the
+            output channels, all of them share one. Default: 16.
+        reduction: ratio of input channels to hidden channels. Default: 4.
 
     Raises:
         TypeError: an argument of the wrong type.
@@ -84,7 +84,7 @@ class Involution2d(LearnableConv2d):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw so that the output has about the scale of the input, and a neutral norm."""
+        """Draw weights that keep the input's scale approximately; the norm starts neutral."""
         nn.init.kaiming_uniform_(self.reduce_weight, a=math.sqrt(5))
         nn.init.ones_(self.norm_weight)
         nn.init.zeros_(self.norm_bias)
@@ -108,15 +108,14 @@ class Involution2d(LearnableConv2d):
             self.weight.mul_((deviation / now).to(self.weight.dtype))
 
     def load_conv_weight_(self, weight: Tensor) -> list[tuple[LearnableConv2d, float]]:
-        """Refused: kernels here are the same for all channels of a group."""
+        """Always raises: an involution's kernel is the same for all channels of a group."""
         raise ValueError(
-            "a plain kernel has weights per channel, which involution shares: train it from the "
-            "start"
+            "a plain kernel has weights per channel, which involution shares: train it from scratch"
         )
 
     @torch.no_grad()
     def init_from_conv_weight_(self, weight: Tensor) -> None:
-        """W_1 from the drawn kernel's elements, at the scale of its output."""
+        """Take W_1 from the drawn kernel's elements, scaled to give outputs of the same scale."""
         drawn = weight.flatten()
         index = torch.arange(self.weight.numel(), device=drawn.device) % drawn.numel()
         self.weight.copy_(drawn[index].view_as(self.weight))
@@ -129,7 +128,7 @@ class Involution2d(LearnableConv2d):
         return self.kernel_size[0] * self.kernel_size[1]
 
     def macs(self, output_size: Sequence[int]) -> dict[str, int]:
-        """The involution; its generator; and the 1x1 convolution before, counted per output."""
+        """The involution, its generator, and the 1x1 convolution of the input."""
         locations = math.prod(output_size)
         generator = self.reduce_weight.numel() + self.weight.numel()
         parts = super().macs(output_size) | dict(generator=generator * locations)
@@ -139,7 +138,7 @@ class Involution2d(LearnableConv2d):
         return parts
 
     def forward(self, input: Tensor) -> Tensor:
-        """Involve ``(N, in_channels, H, W)`` to ``nn.Conv2d``'s ``(N, out_channels, H', W')``."""
+        """Map ``(N, in_channels, H, W)`` to ``nn.Conv2d``'s ``(N, out_channels, H', W')``."""
         padded, geometry = self._padded(input)
         kernels = self._kernels(padded, geometry)
         if self.map_weight is not None:

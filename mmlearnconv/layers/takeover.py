@@ -1,4 +1,4 @@
-"""Taking over the weights of plain convolutions: what one load did, and the line that says so."""
+"""Taking over the weights of plain convolutions: a record of each load, and its log line."""
 
 import logging
 import weakref
@@ -17,7 +17,7 @@ __all__ = ["report_takeovers", "takeover_report"]
 
 
 class Takeover:
-    """What one load made of plain weights. It keeps no layer alive."""
+    """The layers that one load set from plain weights, and their errors. Holds weak references."""
 
     def __init__(self) -> None:
         # Weights of the layers that were set, for parameters that several layers share.
@@ -25,7 +25,7 @@ class Takeover:
         self.errors: MutableMapping[LearnableConv, float] = weakref.WeakKeyDictionary()
 
     def load(self, layer: "LearnableConv", weight: Tensor) -> "list[LearnableConv]":
-        """Have a layer take over a plain convolution's weight; the layers that this changed.
+        """Have a layer take over a plain convolution's weight; return the layers that changed.
 
         Raises:
             ValueError: the layer cannot compute what a plain convolution does.
@@ -54,7 +54,7 @@ class Takeover:
 
 @contextmanager
 def takeover_report() -> Iterator[Takeover]:
-    """A context in which all loads of plain weights are one, reported where it ends."""
+    """A context that counts all loads of plain weights as one, and reports it at its end."""
     global _explicit
     before, _explicit = _explicit, Takeover()
     try:
@@ -67,11 +67,12 @@ def takeover_report() -> Iterator[Takeover]:
 def _current_takeover(token: Any) -> Takeover:
     """The record of the load in progress: that of the context :func:`takeover_report`, if any.
 
-    Else that of a call of ``load_state_dict``. PyTorch tells a layer that it is loaded but not that
-    the model is; so :func:`report_takeovers` reports it, or the first of its layers to run.
+    Otherwise it is that of the current call of ``load_state_dict``. PyTorch tells a layer that it
+    is being loaded, but not when the whole model has been; so :func:`report_takeovers` reports the
+    load, or else the first of its layers that runs.
 
     Args:
-        token: the call's list of errors: the one object that all of its layers see.
+        token: the call's list of errors, the one object that all layers of the call share.
     """
     global _last_call
     if _explicit is not None:
@@ -99,13 +100,13 @@ def plain_weight_of(layer: "LearnableConv") -> Tensor | None:
 
 
 def report_takeovers() -> None:
-    """Report the loads of plain weights that were not reported yet; a Runner does after loading."""
+    """Report the loads of plain weights that were not reported yet; called by a Runner's hook."""
     for record in {id(record): record for record in _unreported.values()}.values():
         record.report()
 
 
 def report_takeover_of(layer: "LearnableConv") -> None:
-    """Report the load that set a layer, if it was not: the last chance is when the layer runs."""
+    """Report the load that set a layer, unless that was done; called when the layer runs."""
     if torch.compiler.is_compiling() or not _unreported:
         return
     if (record := _unreported.get(layer)) is not None:

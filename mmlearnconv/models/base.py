@@ -1,4 +1,4 @@
-"""What the backbones here share: stages to return, to freeze, and statistics to leave alone."""
+"""Base class of the backbones: stages to return or freeze, norms that keep their statistics."""
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
@@ -51,7 +51,7 @@ class Backbone(BaseModule):
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """``(N, in_channels, H, W)`` to a map for each of ``out_indices``."""
+        """``(N, in_channels, H, W)`` to one map per index in ``out_indices``."""
         outputs = []
         for modules in self.stem_and_stages():
             for module in modules:
@@ -60,7 +60,7 @@ class Backbone(BaseModule):
         return tuple(outputs[i + 1] for i in self.out_indices)
 
     def freeze(self) -> None:
-        """Freeze what ``frozen_stages`` says; constructors end with it."""
+        """Freeze the stages of ``frozen_stages``; constructors must end with it."""
         for module in chain(*list(self.stem_and_stages())[: self.frozen_stages + 1]):
             module.eval()
             module.requires_grad_(False)

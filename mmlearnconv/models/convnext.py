@@ -28,7 +28,7 @@ ARCHITECTURES = {
 DCLS_KERNEL_COUNTS = {"tiny": 34, "small": 40, "base": 40}
 
 
-# Names in the checkpoints of ConvNeXt's authors, and of DCLS's, who built on them -> ours.
+# Module names in the checkpoints of ConvNeXt's and DCLS's authors -> ours.
 _AUTHORS_NAMES = {
     "dwconv": "depthwise_conv",
     "pwconv1": "pointwise_conv1",
@@ -37,12 +37,12 @@ _AUTHORS_NAMES = {
 
 
 def author_key(key: str) -> str | None:
-    """A key of the backbone's state in the authors' checkpoints, in ours; ours stay.
+    """Translate a backbone's key in the authors' checkpoints to ours; our keys stay.
 
-    The classifier's norm is the last stage's, as in mmpretrain.
+    The classifier's norm becomes the last stage's, as in mmpretrain.
 
     Returns:
-        str: our key, or ``None`` where it belongs to the classifier.
+        str: our key, or ``None`` if the key belongs to the classifier.
     """
     first, *rest = key.split(".")
     if first == "norm":
@@ -55,27 +55,28 @@ def author_key(key: str) -> str | None:
 def convert_state_dict(
     state_dict: dict[str, Any], version: str | None = None
 ) -> tuple[dict[str, Any], str]:
-    """The state dict of a ConvNeXt of the authors, or of DCLS's, in OpenMMLab's layout.
+    """Convert a state dict of ConvNeXt's or DCLS's authors to OpenMMLab's layout.
 
     Args:
         state_dict: of a classifier (``stages.*``, ``head.*``), or of a whole detector or segmentor
-            (``backbone.stages.*``, ...), whose other parts keep their names; ``module.``, which
-            distributed training puts before them, is left out.
-        version: of the package ``dcls``; after v0, square windows count the column first. Default:
-            ``'v0'``, or ``'gauss'`` where there are widths.
+            (``backbone.stages.*``, ...), whose other parts keep their names; the prefix ``module.``
+            of distributed training is removed.
+        version: of the package ``dcls``; after v0, square windows have the column first. Default:
+            ``'v0'``, or ``'gauss'`` if there are widths.
 
     Returns:
-        tuple: ``backbone.*``, and ``head.fc.*`` of a classifier; and in words what was found.
+        tuple: the state dict, with keys ``backbone.*`` and, of a classifier, ``head.fc.*``; and a
+        description of what was found.
 
     Raises:
-        ValueError: there is no ConvNeXt of theirs.
+        ValueError: there is no ConvNeXt in the authors' layout.
     """
     state_dict = {key.removeprefix("module."): value for key, value in state_dict.items()}
     prefix = "backbone." if any(k.startswith("backbone.") for k in state_dict) else ""
     if not any(k.startswith(f"{prefix}stages.") and ".dwconv." in k for k in state_dict):
         raise ValueError(
-            "the checkpoint has no ConvNeXt of its authors: no key like "
-            "stages.0.0.dwconv.weight, under backbone. or not"
+            "the checkpoint has no ConvNeXt in its authors' layout: no key like "
+            "stages.0.0.dwconv.weight, with or without the prefix backbone."
         )
     if version is None:
         version = "gauss" if any(k.endswith(".dwconv.SIG") for k in state_dict) else "v0"
@@ -115,7 +116,7 @@ class ConvNeXtBlock(BaseModule):
         channels: of input and output.
         conv_cfg: the depthwise convolution.
         drop_path_rate: probability of dropping the block's branch.
-        layer_scale_init_value: start of the learned factor a channel; 0 for none.
+        layer_scale_init_value: initial value of the learned factor per channel; 0 for none.
         with_cp: recompute activations in the backward pass.
     """
 
@@ -168,8 +169,9 @@ class ConvNeXt(Backbone):
         share_positions: whether a stage's DCLS layers share their positions. Default: ``True``.
         in_channels: of the image. Default: 3.
         drop_path_rate: of the last block; rises linearly from 0. Default: 0.
-        layer_scale_init_value: start of each block's learned factors; 0 for none. Default: 1e-6.
-        out_indices: stages to return, each behind a LayerNorm of its own. Default: all.
+        layer_scale_init_value: initial value of each block's learned factors; 0 for none. Default:
+            1e-6.
+        out_indices: stages to return, each after its own LayerNorm. Default: the first four.
         frozen_stages: stages that do not train: -1 none, 0 the stem, i the stem and stages up to i
             (from 1). Default: -1.
         with_cp: recompute the blocks' activations in the backward pass to save memory.
@@ -238,7 +240,7 @@ class ConvNeXt(Backbone):
         self.freeze()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(N, in_channels, H, W) to one (N, C_i, H / 2^(i+2), W / 2^(i+2)) an output stage."""
+        """(N, in_channels, H, W) to one (N, C_i, H / 2^(i+2), W / 2^(i+2)) per output stage."""
         outputs = []
         for i, (down, stage) in enumerate(zip(self.downsample_layers, self.stages, strict=True)):
             x = stage(down(x))

@@ -21,13 +21,13 @@ def LearnableFPN(  # noqa: N802
 
     Args:
         output_conv_cfg: the 3x3 convolutions of the chosen output levels. Default: plain.
-        output_levels: numbers into the outputs, 0 the finest, extra levels included. Default: all.
+        output_levels: indices of outputs, 0 the finest, extra levels included. Default: all.
         lateral_conv_cfg: the 1x1 convolutions of the chosen lateral levels. Default: plain.
-        lateral_levels: numbers into the inputs used, 0 the finest. Default: all.
-        **fpn: mmdet's ``FPN``'s own arguments.
+        lateral_levels: indices of the inputs in use, 0 the finest. Default: all.
+        **fpn: arguments of mmdet's ``FPN``.
 
     Returns:
-        BaseModule: mmdet's ``FPN``; its state-dict keys and ``init_cfg`` are the plain one's.
+        BaseModule: mmdet's ``FPN``; its module names and ``init_cfg`` are those of a plain one.
 
     Raises:
         ImportError: mmdet is not installed.

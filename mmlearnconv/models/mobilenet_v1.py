@@ -60,7 +60,7 @@ class MobileNetV1(Backbone):
     Names of parameters are timm's, whose ``mobilenetv1_100`` checkpoints load.
 
     Args:
-        widen_factor: of all channels. Default: 1.
+        widen_factor: multiplier of all channels. Default: 1.
         in_channels: of the image. Default: 3.
         out_indices: stages to return: 64, 128, 256, 512 and 1024 channels at strides 2 to 32.
             Default: the last four.

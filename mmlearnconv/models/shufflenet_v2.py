@@ -28,7 +28,7 @@ CHANNELS = {
 
 
 class _Layers:
-    """Lists of layers of one network."""
+    """Builds lists of layers, with one network's ``conv_cfg`` and ``norm_cfg``."""
 
     def __init__(self, conv_cfg: dict[str, Any] | None, norm_cfg: dict[str, Any] | None) -> None:
         self.conv_cfg = conv_cfg
@@ -50,14 +50,16 @@ class _Layers:
 
 
 class ShuffleBlock(BaseModule):
-    """1x1, depthwise 3x3, 1x1 on half of the channels, or, with stride 2, on all, twice.
+    """1x1, depthwise 3x3, 1x1 on half of the channels; with stride 2, on all of them.
+
+    With stride 2 a second branch, depthwise 3x3 and 1x1, replaces the unchanged half.
 
     Args:
         in_channels, out_channels: of the map.
         stride: 1 or 2.
         layers: how convolutions and norms are built.
-        pointwise: how the main branch's 1x1 are.
-        share_guide: whether both 1x1 DRConv of a block of stride 1 choose by one guide.
+        pointwise: how the main branch's 1x1 convolutions are built.
+        share_guide: whether the two 1x1 DRConv layers of a block with stride 1 use the same guide.
     """
 
     def __init__(
@@ -119,8 +121,8 @@ class ShuffleNetV2(Backbone):
         conv_cfg: all convolutions. Default: plain.
         pointwise_conv_cfg: the two 1x1 convolutions of a block's main branch. Default:
             ``conv_cfg``.
-        share_guide: whether both 1x1 of a block of stride 1, as ``DRConv``, choose by one guide,
-            which the block makes from its input. Default: ``False``.
+        share_guide: whether the two 1x1 ``DRConv`` layers of a block with stride 1 use the same
+            guide, which the block computes from its input. Default: ``False``.
         norm_cfg: norms. Default: ``dict(type='BN')``.
         init_cfg: mmengine's. Default: Kaiming.
 
@@ -176,7 +178,7 @@ class ShuffleNetV2(Backbone):
 
 
 class DetNASBlock(BaseModule):
-    """A block of ShuffleNetV2 with a depthwise kernel of a chosen size, or of three 3x3.
+    """A block of ShuffleNetV2 with one depthwise kernel of a chosen size, or with three of 3x3.
 
     Args:
         in_channels, out_channels: of the map.
@@ -229,7 +231,8 @@ class DetNASNet(Backbone):
     """DetNAS's backbone of 300 M multiply-adds, found for FPN on COCO.
 
     Args:
-        kinds: of its 20 blocks, as :class:`DetNASBlock` has them. Default: the published ones.
+        kinds: kind of each of the 20 blocks, 0 to 3 as in :class:`DetNASBlock`. Default: the
+            published ones.
         in_channels: of the image. Default: 3.
         out_indices: stages to return: 64, 160, 320, 640 channels at strides 4, 8, 16, 32.
             Default: all four.
@@ -258,7 +261,7 @@ class DetNASNet(Backbone):
     ) -> None:
         super().__init__(len(self.stages), out_indices, frozen_stages, norm_eval, init_cfg)
         if len(kinds) != 20 or any(kind not in range(4) for kind in kinds):
-            raise ValueError(f"kinds: {kinds}; must be 20 of 0, 1, 2, 3")
+            raise ValueError(f"kinds: {kinds}; must be 20 integers from 0 to 3")
         layers, kinds = _Layers(conv_cfg, norm_cfg), iter(kinds)
         self.conv1 = Sequential(*layers.conv(in_channels, 16, 3, True, stride=2))
         channels = 16

@@ -19,16 +19,17 @@ class TwoBranchNet(Backbone):
     """Nine layers of 3x3 that split at the seventh into two branches of equal form.
 
     The paper gives a receptive field of 78 pixels; strides here give 79, the nearest odd number.
-    In which branch kernels grow is for training to show.
+    Training decides in which branch the kernels grow.
 
     Args:
         in_channels: of the image. Default: 3.
         branch_conv_cfg: the convolutions of the branches. Default: plain.
         branch_kernel_size: of those. Default: 3.
         branch_dilation: of those. Default: 1.
-        out_indices: branches to return, 128 channels at stride 8 each; one may come several times,
-            for as many anchors. Default: both.
-        frozen_stages: -1 none, 0 the six shared layers. Default: -1.
+        out_indices: branches to return, 128 channels at stride 8 each; an index may be repeated, to
+            return a map once per anchor. Default: both.
+        frozen_stages: -1 none, 0 the six shared layers, i those and the first i of the returned
+            branches. Default: -1.
         norm_eval: whether no BatchNorm updates its statistics. Default: ``False``.
         norm_cfg: norms. Default: ``dict(type='BN')``.
         init_cfg: mmengine's. Default: Kaiming.
@@ -90,9 +91,10 @@ class TwoBranchNet(Backbone):
 
 @MODELS.register_module()
 def TwoBranchHead(**ssd: Any) -> BaseModule:  # noqa: N802
-    """mmdet's ``SSDHead``, which has convolutions of its own for every map.
+    """mmdet's ``SSDHead``, which has separate convolutions for every map.
 
-    mmdet 3.3 to 3.5 ask each head for the ``loss_cls`` that this one has not, and cannot predict.
+    mmdet 3.3 to 3.5 read ``loss_cls`` from every head. ``SSDHead`` has none, so that prediction
+    fails; here it is ``None``.
 
     Args:
         **ssd: ``SSDHead``'s own arguments.

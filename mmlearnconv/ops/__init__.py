@@ -1,7 +1,7 @@
-"""Stateless operations on tensors, a function per operator; each decides how it runs by itself.
+"""Stateless operations on tensors, one function per operator; each selects its implementation.
 
-Each module says in ``__all__`` what it gives to the package. ``mmlearnconv.ops.reference`` holds
-the definitions, which the tests compare with.
+The package exports what its modules list in ``__all__``. ``mmlearnconv.ops.reference`` holds the
+definitions, with which the tests compare the operations.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""Operators that autograd, torch.compile and torch.func differentiate, once."""
+"""Definition of operators that autograd, torch.compile and torch.func can differentiate once."""
 
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -11,16 +11,16 @@ from torch.utils.flop_counter import register_flop_formula
 def define(
     name: str, schema: str, fake: Callable, flops: Callable[..., int] | None = None
 ) -> Callable[[Callable], Callable]:
-    """Decorator: an operator, ``mmlearnconv::name``, of a function.
+    """Decorator that registers a function as the operator ``mmlearnconv::name``.
 
-    Compiled graphs hold it as one node, so that what it does, which may depend on numbers, does
-    not break them.
+    A compiled graph holds the operator as one node, so that data-dependent code inside it causes no
+    graph break.
 
     Args:
-        name: of the operator, without its namespace.
+        name: name of the operator, without the namespace.
         schema: its arguments and outputs.
-        fake: gives its outputs' shapes and dtypes.
-        flops: operations for PyTorch's counter; a multiply-add is two.
+        fake: returns empty outputs of the right shapes and dtypes.
+        flops: formula for PyTorch's FLOP counter; a multiply-add counts as two. Default: ``None``.
     """
 
     def register(function: Callable) -> Callable:
@@ -36,14 +36,14 @@ def define(
 
 
 def differentiable(name: str, backward: Callable, setup_context: Callable) -> Callable:
-    """Give an operator its derivative, and return it as a function.
+    """Register the derivative of an operator, and return the operator as a function.
 
-    ``torch.library.register_autograd`` serves autograd and torch.compile; torch.func asks for an
-    ``autograd.Function`` with a ``setup_context``, and does not see the former.
+    ``torch.library.register_autograd`` serves autograd and torch.compile. torch.func ignores it and
+    needs an ``autograd.Function`` with a ``setup_context``.
 
     Args:
-        name: of the operator, without its namespace.
-        backward, setup_context: as ``register_autograd``.
+        name: name of the operator, without the namespace.
+        backward, setup_context: as in ``register_autograd``.
     """
     operator = getattr(torch.ops.mmlearnconv, name)
     torch.library.register_autograd(f"mmlearnconv::{name}", backward, setup_context=setup_context)
@@ -65,9 +65,9 @@ def differentiable(name: str, backward: Callable, setup_context: Callable) -> Ca
 
 
 def once(name: str) -> Callable:
-    """A backward operator as a function whose own derivative is refused.
+    """Return a backward operator as a function that raises an error when it is differentiated.
 
-    Without a formula PyTorch would take it for zero.
+    Without a derivative formula PyTorch would treat the derivative as zero.
     """
 
     def refuse(ctx: Any, *grads: Any) -> None:
@@ -77,7 +77,7 @@ def once(name: str) -> Callable:
 
 
 def differentiated_once(tensor: Tensor, name: str) -> Tensor:
-    """The tensor, where what is computed from it, ``name``, has no second derivative by it."""
+    """Return the tensor; a second derivative with respect to it raises an error naming ``name``."""
     return tensor if torch.compiler.is_compiling() else _Once.apply(tensor, name)
 
 
@@ -89,8 +89,8 @@ def wants_gradient(*tensors: Tensor) -> bool:
 
 def _refuse(name: str) -> NoReturn:
     raise RuntimeError(
-        f"{name} has no derivative: the operation can be differentiated once, not twice. Leave "
-        "out create_graph=True unless you differentiate a gradient again, which this layer cannot"
+        f"{name} has no derivative: the operation can be differentiated once, not twice. This "
+        "layer does not support second derivatives, such as a loss on gradients (create_graph=True)"
     )
 
 

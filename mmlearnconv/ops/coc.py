@@ -24,9 +24,11 @@ def associate_kernels(
 ) -> Tensor:
     """Kernels convolved with their neighbours on a sheet (Convolution of Convolution).
 
-    Every ``association ** 2`` kernels are laid side by side, ``(co a a) ci kh kw -> ci co (a kh)
-    (a kw)``, missing ones as zeros; each super layer convolves a sheet with the sheet's own super
-    kernel, shared over ``ci``; the sheet is cut back. In the weight's precision, autocast or not.
+    Each group of ``association ** 2`` kernels is tiled into a sheet,
+    ``(co a a) ci kh kw -> ci co (a kh) (a kw)``; the last sheet is filled up with zero kernels.
+    Each super layer convolves a sheet with the sheet's own super kernel, which is shared over
+    ``ci``. Finally the sheets are cut into kernels again. Computed in the weight's precision, also
+    under autocast.
 
     Args:
         weight: ``(out, in / groups, kH, kW)``.
@@ -34,9 +36,10 @@ def associate_kernels(
         association: kernels on a side of a sheet.
         dilation: of the super kernels, rows and columns.
         skip: whether a super layer adds its input.
-        norms: gain and mean of a layer norm after each super layer, ``(layers, sheets, association
-            * kH, association * kW)``, as the authors' released code has; super kernels are then
-            standardised first, to mean 0 and (sample) deviation 1. Default: ``None``.
+        norms: gain and bias of a layer norm after each super layer, as in the authors' released
+            code, each ``(layers, sheets, association * kH, association * kW)``. The super kernels
+            are then standardised first, to mean 0 and sample standard deviation 1. Default:
+            ``None``, no layer norm.
 
     Returns:
         Tensor: as ``weight``.
@@ -62,7 +65,7 @@ def associate_kernels(
 
 
 def standardize(weight: Tensor, gain: Tensor, mean: Tensor) -> Tensor:
-    """``gain (W - mean(W)) / sqrt(var(W) + 1e-5) + mean``, filter by filter; both ``(out,)``."""
+    """``gain * (W - E[W]) / sqrt(Var[W] + 1e-5) + mean`` per filter; both are ``(out,)``."""
     flat = weight.flatten(1)
     centred = flat - flat.mean(1, keepdim=True)
     scale = (flat.var(1, correction=0, keepdim=True) + STANDARDIZE_EPS).sqrt()
@@ -80,8 +83,9 @@ def orthogonalize(weight: Tensor) -> Tensor:
 
     The definition is :func:`mmlearnconv.ops.reference.orthogonalize`. Computed from the
     eigenvectors of ``V V^T`` in float64, since that product squares the condition number: filters
-    are orthonormal to float32's rounding up to condition numbers of 1e6. Directions in which
-    linearly dependent filters have nothing stay zero, without a gradient.
+    are orthonormal to float32's rounding up to condition numbers of 1e6. Directions with a zero
+    singular value, as of linearly dependent filters, stay zero; their unbounded derivatives are
+    taken as zero.
 
     Args:
         weight: ``(out, ...)``, ``out`` at most the product of the rest.
@@ -90,18 +94,18 @@ def orthogonalize(weight: Tensor) -> Tensor:
         Tensor: as ``weight``.
 
     Raises:
-        ValueError: more filters than a filter has numbers.
+        ValueError: there are more filters than a filter has elements.
     """
     if len(weight) > weight[0].numel():
         raise ValueError(
             f"weight: shape {tuple(weight.shape)}; {len(weight)} filters of "
-            f"{weight[0].numel()} numbers cannot be orthonormal"
+            f"{weight[0].numel()} elements cannot be orthonormal"
         )
     return _polar(weight.flatten(1))[0].view_as(weight)
 
 
 def _inverse(values: Tensor) -> Tensor:
-    """``1 / values``, zero where they are."""
+    """``1 / values``, and zero where a value is zero."""
     return torch.where(values == 0, 0, 1 / values)
 
 
@@ -121,7 +125,7 @@ def _polar_forward(filters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The orthonormal factor; left singular vectors and singular values, in float64."""
     exact = filters.double()
     squares, vectors = torch.linalg.eigh(exact @ exact.T)
-    # Below this they are rounding.
+    # Squared singular values up to this are rounding errors.
     least = squares[-1:] * len(squares) * torch.finfo(squares.dtype).eps
     values = torch.where(squares <= least, 0, squares.clamp_min(0).sqrt())
     factor = (vectors * _inverse(values)) @ (vectors.T @ exact)

@@ -16,7 +16,7 @@ from .interpolation import nan_if_any, within
 __all__ = ["dcls_conv2d", "dcls_kernel"]
 
 INTERPOLATIONS = ("bilinear", "gauss", "triangle")
-# The authors' package: least widths, and what a sum that divides is kept above zero by.
+# Constants of the authors' package: minimum widths, and epsilon for the division by a sum.
 TRIANGLE_WIDTH = 1.0
 GAUSS_WIDTH = 0.27
 NORM_EPS = 1e-7
@@ -38,8 +38,9 @@ def dcls_conv2d(
 ) -> Tensor:
     """Dilated convolution with learnable spacings (Khalfaoui-Hassani et al. 2023).
 
-    A convolution with :func:`dcls_kernel`. Depthwise and bilinear on the CPU, where the elements
-    touch fewer cells than the window has, only these are multiplied.
+    A convolution with the kernel of :func:`dcls_kernel`. With the compiled operations on the CPU, a
+    depthwise bilinear convolution whose elements touch fewer cells than the window has
+    (``4 * count < rows * columns``) multiplies only these cells.
 
     Args:
         input: ``(N, C, H, W)``.
@@ -49,7 +50,8 @@ def dcls_conv2d(
         bias: ``(out,)`` or ``None``. Default: ``None``.
         stride, padding, dilation, groups: as ``F.conv2d``, of the window.
         interpolation: ``'bilinear'``, ``'gauss'`` or ``'triangle'``. Default: ``'bilinear'``.
-        width: as ``positions``; ``None`` is zero. Not used by ``'bilinear'``.
+        width: shape and units of ``positions``; ``None`` means zero. Not used by ``'bilinear'``.
+            Default: ``None``.
 
     Returns:
         Tensor: ``(N, out, H', W')``.
@@ -83,18 +85,19 @@ def dcls_kernel(
 ) -> Tensor:
     """Dense kernel of a DCLS convolution, without a tensor of window times count.
 
-    The definition is :func:`mmlearnconv.ops.reference.dcls_kernel`. It is built in float32 at
-    least, autocast or not, and given in the weight's dtype. Bilinear elements touch
-    ``2 ** D`` cells each, which are scattered into the window; the other two interpolations are
-    separable, so the kernel is a product of a ``(rows, count)`` and a ``(count, columns)`` matrix.
-    A position that is not a number makes all of its kernel's cells NaN.
+    The definition is :func:`mmlearnconv.ops.reference.dcls_kernel`. The kernel is computed in at
+    least float32, also under autocast, and returned in the weight's dtype. Each bilinear element
+    touches ``2 ** D`` cells and is scattered into the window. The other two interpolations are
+    separable: in 2D the kernel is the product of a ``(rows, count)`` and a ``(count, columns)``
+    matrix. A NaN position makes all cells of its kernel NaN.
 
     Args:
         weight: ``(out, in / groups, count)``.
         positions: ``(D, out, in / groups, count)``, in cells relative to the window's centre cell.
-        size: the window, ``D`` numbers of cells.
-        interpolation: ``'bilinear'``, ``'gauss'`` or ``'triangle'``.
-        width: as ``positions``; ``None`` is zero. Not used by ``'bilinear'``.
+        size: the window's ``D`` side lengths, in cells.
+        interpolation: ``'bilinear'``, ``'gauss'`` or ``'triangle'``. Default: ``'bilinear'``.
+        width: shape and units of ``positions``; ``None`` means zero. Not used by ``'bilinear'``.
+            Default: ``None``.
 
     Returns:
         Tensor: ``(out, in / groups, *size)``.
@@ -133,14 +136,14 @@ def _scattered_kernel(weight: Tensor, positions: Tensor, size: Sequence[int]) ->
 
 
 def dcls_taps(weight: Tensor, positions: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """The ``2 ** D`` cells that each bilinear element touches, and how much.
+    """The ``2 ** D`` cells that each bilinear element touches, and its value on each.
 
     Args:
         weight, positions, size: as :func:`dcls_kernel`.
 
     Returns:
         tuple[Tensor, Tensor]: values ``(out, in / groups, 2 ** D * count)``, and cells ``(..., D)``
-        from the window's first; what falls outside the window is a zero on its edge.
+        relative to the window's first; cells outside the window are moved to its edge with value 0.
     """
     lower, parts = [], []
     for axis, length in enumerate(size):
@@ -158,7 +161,7 @@ def dcls_taps(weight: Tensor, positions: Tensor, size: Sequence[int]) -> tuple[T
             kept.append(at.clamp(0, size[axis] - 1))
             inside.append(kept[-1] == at)
             value = value * parts[axis][upper]
-        # What is not a number stays so: it is no zero.
+        # NaN must stay NaN instead of becoming zero.
         kept_values = torch.stack(inside).all(0) | value.detach().isnan()
         values.append(torch.where(kept_values, value, 0))
         cells.append(torch.stack(kept, -1))

@@ -13,14 +13,14 @@ from . import extension
 
 
 def is_cpu(tensor: Tensor) -> bool:
-    """Whether numbers may be read on the host: on a GPU that waits, and ends a CUDA graph."""
+    """Whether values may be read on the host: on a GPU this synchronises and breaks CUDA graphs."""
     return tensor.device.type == "cpu"
 
 
 def use_compiled(tensor: Tensor) -> bool:
     """Whether the compiled operations run on this tensor's device.
 
-    Not in a trace, by which complexity is counted: it does not see into operators.
+    False in a trace, in which complexity is counted: it does not record what an operator does.
     """
     return extension.has_kernels_for(tensor.device.type) and not torch.jit.is_tracing()
 
@@ -29,7 +29,7 @@ def use_compiled(tensor: Tensor) -> bool:
 
 
 def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of sums: float32, or float64 where the numbers are."""
+    """The dtype in which sums are accumulated: float64 for float64, float32 otherwise."""
     return torch.promote_types(dtype, torch.float32)
 
 
@@ -51,9 +51,10 @@ def without_autocast(tensor: Tensor) -> AbstractContextManager:
 
 
 def in_full_precision(function: Callable, *arguments: Any) -> Any:
-    """Call a function without autocast, its tensors in float32 at least.
+    """Call a function without autocast, with its tensor arguments in at least float32.
 
-    For positions, offsets and all that says where to look: in half precision they move by steps.
+    For positions, offsets and whatever else says where to read: half precision would round them to
+    coarse steps.
     """
     tensors = [a for a in arguments if isinstance(a, Tensor)]
     with without_autocast(tensors[0]):
@@ -71,7 +72,7 @@ def _has_autocast(device: str) -> bool:
 
 
 def is_channels_last(input: Tensor) -> bool:
-    """Whether a map is channels_last and nothing else."""
+    """Whether a map is channels_last and not also contiguous, as a map of one channel is."""
     return not input.is_contiguous() and input.is_contiguous(memory_format=torch.channels_last)
 
 

@@ -45,18 +45,19 @@ def dke_conv2d(
     alpha: Tensor | float = 2.0,
     radius: float = 2.0,
 ) -> Tensor:
-    """Convolution at learned real positions of every input channel.
+    """Convolution whose taps lie at learned real positions, different ones for each input channel.
 
     ``O(x) = sum_c sum_y a_y(x) f_c(x + y) w_c(y) + b``, ``f_c(x + y) = sum_s G_c(s, y) f_c(x + s)``
-    with G of :func:`dke_response` (Differentiable Kernel Evolution, Eq. 13-15). An interpolated
-    im2col and one matrix product, in tiles of rows; depthwise without attention, a convolution with
-    :func:`dke_kernel`.
+    with G of :func:`dke_response` (Differentiable Kernel Evolution, Eq. 13-15). Computed as an
+    interpolated im2col and a matrix product, in tiles of rows; depthwise and without attention, as
+    a convolution with the kernel of :func:`dke_kernel`.
 
     Args:
         input: ``(N, C, H, W)``.
         weight: ``(out, C / groups, points)``.
         positions: ``(C, points, 2)``, or ``(1, points, 2)`` for all channels, row and column in
-            cells from the window's centre. A cell beyond the window counts for nothing.
+            cells from the window's centre. The window must contain all cells within reach of every
+            position: outside it the result depends on the implementation.
         window: its rows and columns.
         bias: ``(out,)`` or ``None``. Default: ``None``.
         stride, padding, dilation, groups: as ``F.conv2d``, of the window.
@@ -99,10 +100,13 @@ def dke_kernel(
     alpha: Tensor | float = 2.0,
     radius: float = 2.0,
 ) -> Tensor:
-    """The dense kernel of :func:`dke_conv2d` without attention, with its arguments.
+    """The dense kernel of :func:`dke_conv2d` without attention; the arguments are the same.
 
     Returns:
         Tensor: ``(out, C / groups, *window)``, in the weight's dtype.
+
+    Raises:
+        ValueError: an unknown interpolation.
     """
     response = in_full_precision(dke_response, positions, window, interpolation, alpha, radius)
     response = response.to(weight.dtype)
@@ -119,13 +123,13 @@ def dke_response(
     alpha: Tensor | float,
     radius: float,
 ) -> Tensor:
-    """How much each cell of a window counts for the value at a real position.
+    """Interpolation weights of a window's cells for the value at a real position.
 
     ``'gauss'``: ``G(s, y) = exp(-alpha |s - y|^2) / C`` over the cells with ``|s - y| <= radius``,
-    ``C`` their sum, constant in the backward pass, so that ``dG/dy = 2 alpha G (s - y)``
-    (Differentiable Kernel Evolution, Eq. 13-15): a definition, not the derivative of what it
-    computes, so a second derivative, which would follow neither, is refused. ``'bilinear'``: the
-    product of two tents.
+    with ``C`` the sum over these cells. ``C`` is constant in the backward pass, so that ``dG/dy = 2
+    alpha G (s - y)`` (Differentiable Kernel Evolution, Eq. 13-15). The paper defines this gradient;
+    it is not the derivative of G, so second derivatives raise an error. ``'bilinear'``: the product
+    of two triangle functions, ``max(0, 1 - |s - y|)`` per axis.
 
     Args:
         positions: ``(..., 2)``, relative to the window's centre, in cells.
@@ -163,7 +167,7 @@ def dke_taps(
     alpha: Tensor | float,
     radius: float,
 ) -> tuple[Tensor, Tensor]:
-    """:func:`dke_response` as lists of the cells that count.
+    """:func:`dke_response` as lists of the cells within reach, also outside the window.
 
     Args:
         positions: ``(channels, points, 2)``, relative to the window's centre, in cells.
@@ -301,10 +305,10 @@ _interpolated = differentiable("dke_conv", _gradient, _context)
 def _tiles(
     x: Tensor, values: Tensor, cells: Tensor, geometry: Sequence[tuple[int, int]]
 ) -> Iterator[tuple[int, slice, slice, tuple[int, int], Tensor]]:
-    """Tiles of the output, with what they need.
+    """Yield the tiles of the output.
 
-    An image, rows of its output, the input's rows that they see, the padding that these leave, and
-    columns ``(C, points, rows, W')``.
+    A tile is the index of an image, a slice of output rows, the slice of input rows that they read,
+    the padding relative to these input rows, and columns ``(C, points, rows, W')``.
     """
     window, stride, padding, dilation = geometry
     height, width = conv_output_size(x.shape[2:], window, stride, padding, dilation)
@@ -326,6 +330,6 @@ def _tiles(
 
 
 def _prepare(input: Tensor, *others: Tensor | None) -> tuple[Tensor | None, ...]:
-    """All in the dtype of the sums; maps of planes."""
+    """All tensors contiguous, in the dtype in which sums are accumulated."""
     dtype = accumulate_dtype(input.dtype)
     return tuple(None if t is None else t.to(dtype).contiguous() for t in (input, *others))

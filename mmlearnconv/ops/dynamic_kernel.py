@@ -1,4 +1,4 @@
-"""Convolutions whose kernel is another one for each image of a batch."""
+"""Convolutions with a different kernel for each image of a batch."""
 
 from collections.abc import Callable, Sequence
 
@@ -25,13 +25,14 @@ def conv2d_per_sample(
     dilation: Sequence[int],
     groups: int,
 ) -> Tensor:
-    """Convolve each image with a kernel of its own, a bounded number of kernels at a time.
+    """Convolve each image with its own kernel, a bounded number of kernels at a time.
 
     Args:
         input: ``(N, C, H, W)``.
-        coefficients: ``(N, ...)``, what each image's kernel is made from.
-        kernels: makes ``(n, out, C / groups, kH, kW)`` from ``n`` images' coefficients.
-        kernel_numel: elements of one kernel.
+        coefficients: ``(N, ...)``, from which the kernel of each image is built.
+        kernels: function from the coefficients of ``n`` images to their kernels,
+            ``(n, out, C / groups, kH, kW)``.
+        kernel_numel: number of elements of one kernel.
         stride, padding, dilation, groups: as ``F.conv2d``.
 
     Returns:
@@ -39,14 +40,14 @@ def conv2d_per_sample(
     """
     geometry = tuple(stride), tuple(padding), tuple(dilation)
     if len(input) == 0:
-        # A sum over no images: zero, of the right shape, and known to autograd.
+        # The sum over no kernels is a zero kernel of the right shape, connected to autograd.
         return F.conv2d(input, kernels(coefficients).sum(0), None, *geometry, groups)
 
     def convolve(images: Tensor, coefficients: Tensor) -> Tensor:
         built = kernels(coefficients)
         if torch.compiler.is_compiling():
-            # Inductor (2.13) does not lower a convolution of as many groups as images, where their
-            # number and sizes are symbols.
+            # Inductor (2.13) cannot lower a convolution with one group per image if the batch size
+            # and the image size are symbolic.
             return _operator(*to_autocast_dtype(images, built), *geometry, groups)
         return _grouped(images, built, *geometry, groups)
 
@@ -67,7 +68,7 @@ def _grouped(
     dilation: Sequence[int],
     groups: int,
 ) -> Tensor:
-    """Images with a kernel each, ``(n, out, C / groups, kH, kW)``, as groups of one convolution."""
+    """One kernel per image, ``(n, out, C / groups, kH, kW)``, as groups of one convolution."""
     count = len(images)
     output = F.conv2d(
         images.reshape(1, -1, *images.shape[2:]),

@@ -1,4 +1,4 @@
-"""Where a convolution's kernel goes over its input."""
+"""Stride, padding, dilation and sizes of a convolution, and the input under its taps."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -28,7 +28,7 @@ def geometry_of(
 
 
 def each_axis(value: int | Sequence[int], dims: int = 2) -> tuple[int, ...]:
-    """One number for all axes as a number for each."""
+    """Expand one integer for all axes to one per axis; a sequence becomes a tuple."""
     return tuple(value) if isinstance(value, Sequence) else (value,) * dims
 
 
@@ -40,7 +40,7 @@ def conv_output_size(
     dilation: Sequence[int],
     *_: int,
 ) -> tuple[int, ...]:
-    """Rows and columns that a convolution makes of a map of ``size``; groups may follow."""
+    """Output size of a convolution on a map of ``size``; further arguments (groups) are ignored."""
     return tuple(
         (n + 2 * p - d * (k - 1) - 1) // s + 1
         for n, k, s, p, d in zip(size, kernel_size, stride, padding, dilation, strict=True)
@@ -54,7 +54,7 @@ def im2col(
     padding: Sequence[int],
     dilation: Sequence[int],
 ) -> Tensor:
-    """What each tap of a kernel sees at each output location: ``(N, C, kH * kW, H', W')``."""
+    """The input under each tap of a kernel at each output location: ``(N, C, kH * kW, H', W')``."""
     size = conv_output_size(input.shape[2:], kernel_size, stride, padding, dilation)
     columns = F.unfold(input, tuple(kernel_size), tuple(dilation), tuple(padding), tuple(stride))
     return columns.reshape(*input.shape[:2], kernel_size[0] * kernel_size[1], *size)
@@ -88,10 +88,10 @@ def under_middle(
     """The input under the middle of a window at stride 1, zero outside the map.
 
     Args:
-        padded: the input, with all but ``padding`` applied.
+        padded: the input, with any padding beyond ``padding`` already applied.
         window: its rows and columns.
         padding, dilation: of the window.
-        after: rows and columns to add at the end. Default: none.
+        after: rows and columns of zeros to add at the bottom and right. Default: ``(0, 0)``.
     """
     sides = []
     for axis in (1, 0):

@@ -1,13 +1,13 @@
-"""Reading at real positions, with the derivatives that all paths agree on; and NaN."""
+"""Linear interpolation at real positions, with the same derivatives on all paths; and NaN."""
 
 import torch
 from torch import Tensor
 
 
 def within(position: Tensor, low: float, high: float) -> Tensor:
-    """Positions brought into bounds, without a gradient beyond them; NaN stays NaN.
+    """Positions clipped to ``[low, high]``, with no gradient outside; NaN stays NaN.
 
-    Unlike ``clamp``, whose derivative at a bound depends on PyTorch's version.
+    At a bound the gradient is passed on. That of ``clamp`` there depends on PyTorch's version.
     """
     inside = (position >= low) & (position <= high)
     return torch.where(inside, position, position.detach().clamp(low, high))
@@ -52,9 +52,9 @@ def sample(input: Tensor, y: Tensor, x: Tensor) -> Tensor:
 
 
 def nan_if_any(tensor: Tensor, *axes: int) -> Tensor:
-    """NaN where one of the numbers along the axes is, else zero; to be added to what they make.
+    """NaN where any element along the axes is NaN, else zero, with ``keepdim=True``.
 
-    So that a NaN is not lost where what it scales is not read.
+    Added to a result, it keeps a NaN from being lost where the values that it scales are not read.
     """
     found = tensor.detach().isnan().any(axes, keepdim=True)
     return torch.zeros(found.shape, dtype=tensor.dtype, device=tensor.device).masked_fill(

@@ -1,4 +1,4 @@
-"""Involution: a kernel per location, shared by channels."""
+"""Involution: one kernel per location and group, shared by the channels of the group."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ def involution2d(
 ) -> Tensor:
     """``O_k(x) = b_k + sum_u H_g(x, u) I_k(x + u)``, g the group of k (Li et al. 2021, Eq. 4).
 
-    One tap after the other, so that no tensor of taps times input is made.
+    Computed tap by tap, so that the input is not copied once per tap.
 
     Args:
         input: ``(N, C, H, W)``.

@@ -12,7 +12,7 @@ def repulsion(positions: Tensor, radius: float = 1.0) -> Tensor:
     r"""How near the elements of DCLS kernels lie: the mean over kernels and pairs i < j of
     :math:`\max(0, r - \lVert p_i - p_j \rVert_2)`.
 
-    The gradient is zero for elements that lie on each other.
+    The gradient of a pair of elements at the same position is zero.
 
     Args:
         positions: (axes, out, in / groups, count), at least two elements.
@@ -25,7 +25,7 @@ def repulsion(positions: Tensor, radius: float = 1.0) -> Tensor:
     points = positions.flatten(1, -2).permute(1, 2, 0)
     kernels, count, _ = points.shape
     distances = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")
-    # Every pair stands there twice, and every element with itself at distance zero.
+    # Each pair is counted twice, and each element once with itself, at distance zero.
     total = (radius - distances).relu().sum() - kernels * count * radius
     return total / (kernels * count * (count - 1))
 

@@ -10,8 +10,9 @@ from .dispatch import is_cpu
 def matmul_rows(rows: Tensor, matrix: Tensor) -> Tensor:
     """``rows @ matrix.T`` for ``(locations, in)`` and ``(out, in)``.
 
-    On the CPU as a 1x1 convolution of a channels_last map of one row: oneDNN, which runs those,
-    vectorises on every vendor's CPU; MKL, which runs products, does not.
+    On the CPU it is computed as a 1x1 convolution of a channels_last map with one row, except in
+    float64: oneDNN, which runs convolutions, is vectorised on the CPUs of all vendors; MKL, which
+    runs matrix products, is not.
     """
     if not is_cpu(rows) or rows.dtype == torch.float64 or rows.numel() == 0:
         return rows @ matrix.T

@@ -15,7 +15,7 @@ TAPS = ("exact", "rounded")
 
 
 def replace_modules(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None:
-    """Put modules in the place of others, under every name that these have."""
+    """Replace modules of a model, under every name that they have in it."""
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
             if child in replacements:
@@ -31,16 +31,16 @@ def fold_convs(model: nn.Module, taps: str | None = None) -> nn.Module:
     Args:
         model: any model.
         taps: ``'exact'`` folds depthwise DCLS layers into ``DepthwiseTapsConv2d`` instead, which
-            multiplies the cells that elements touch alone, in place of the whole window, and needs
-            this package; ``'rounded'`` moves each element to its nearest cell too, for a quarter of
-            the taps and other outputs. Default: ``None``.
+            multiplies only the cells that elements touch, not the whole window, and needs this
+            package; ``'rounded'`` also moves each element to its nearest cell, which leaves a
+            quarter of the taps but changes the outputs. Default: ``None``.
 
     Returns:
-        nn.Module: ``model``, or the convolution where ``model`` itself is a learnable one.
+        nn.Module: ``model``, or its plain convolution if ``model`` itself is a learnable one.
 
     Raises:
-        ValueError: an unknown ``taps``; a layer's kernel depends on the input, or it has no plain
-            equal for another reason; the model is then unchanged.
+        ValueError: ``taps`` is unknown, or a layer cannot be folded, for example because its kernel
+            depends on the input; the model is then unchanged.
     """
     if taps not in (None, *TAPS):
         raise ValueError(f"taps: {taps!r}; allowed are {(None, *TAPS)}")
@@ -66,13 +66,13 @@ def folded_config(cfg: Config, folded: nn.Module, taps: str | None = None) -> tu
 
     Args:
         cfg: the config that the learnable model was built from.
-        folded: what :func:`fold_convs` made of it.
-        taps: what it was told of taps.
+        folded: the model that :func:`fold_convs` returned.
+        taps: as it was passed to :func:`fold_convs`. Default: ``None``.
 
     Returns:
-        tuple: the config, and whether it needs this package. It does not where every folded kernel
-        has the size of the one that it replaced and the config names nothing else of ours. Where it
-        does, ``SwapConv`` with ``fold=True`` gives every convolution its folded size.
+        tuple: the config, and whether it needs this package. It does not if every folded kernel has
+        the size of the one that it replaced and the config names nothing else of this package. If
+        sizes differ, ``SwapConv`` with ``fold`` set gives every convolution its folded size.
     """
     plain = copy.deepcopy(cfg)
     plain.model = _without_learnable(plain.model)

@@ -28,20 +28,22 @@ class SwapRule:
 
     Args:
         conv: the learnable convolution, as a ``conv_cfg``: ``dict(type='DKE', ...)``.
-        pattern: shell-style pattern, or several, of the convolutions' full names, in which ``*``
-            also matches dots.
-        regex: regular expression, in place of ``pattern``, of the full names.
-        exclude: shell-style pattern, or several, of names to leave alone.
-        kernel_size: only kernels of this size, on all axes or axis by axis.
-        stride: only convolutions of this stride, on all axes or axis by axis.
-        depthwise: only depthwise convolutions, or only others.
-        last: only the last so many of those that are left.
-        share_positions: whether DCLS layers of equal shape, among those of this rule, share their
-            positions.
+        pattern: one or more shell-style patterns for the convolutions' full names; ``*`` also
+            matches dots. Either this or ``regex`` must be given.
+        regex: regular expression that must match the whole of a full name.
+        exclude: one or more shell-style patterns for names to leave alone. Default: none.
+        kernel_size: replace only kernels of this size, one integer or one per axis. Default: any.
+        stride: replace only convolutions of this stride, one integer or one per axis. Default: any.
+        depthwise: ``True`` for depthwise convolutions only, ``False`` for all others. Default:
+            both.
+        last: replace only this many of the chosen convolutions, the last ones. Default: all.
+        share_positions: whether DCLS layers of equal shape under this rule share their positions.
+            Default: ``False``.
 
     Raises:
-        TypeError: an argument of the wrong type.
-        ValueError: neither or both of ``pattern`` and ``regex``.
+        TypeError: ``conv`` is not a ``conv_cfg`` with a ``type``.
+        ValueError: neither or both of ``pattern`` and ``regex``, or ``last`` is not a positive
+            integer.
     """
 
     conv: dict[str, Any]
@@ -58,7 +60,7 @@ class SwapRule:
         if not isinstance(self.conv, dict) or "type" not in self.conv:
             raise TypeError(f"conv: {self.conv!r}; must be a conv_cfg like dict(type='DCLS')")
         if (self.pattern is None) == (self.regex is None):
-            raise ValueError("give a pattern or a regex, one of them")
+            raise ValueError("give a pattern or a regex, exactly one of them")
         if self.last is not None and (not isinstance(self.last, int) or self.last < 1):
             raise ValueError(f"last: {self.last!r}; must be a positive integer")
 
@@ -74,7 +76,7 @@ class SwapRule:
         return f"rule {', '.join(chosen)} -> {self.operator}"
 
     def names(self, name: str) -> bool:
-        """Whether the rule means a module of this name."""
+        """Whether the rule matches a module of this name."""
         if self.regex is not None:
             named = re.fullmatch(self.regex, name) is not None
         else:
@@ -82,7 +84,7 @@ class SwapRule:
         return named and not _matches(name, self.exclude)
 
     def fits(self, conv: nn.Module) -> bool:
-        """Whether a convolution has what the rule asks for."""
+        """Whether a convolution has the kernel size, stride and groups that the rule selects."""
         depthwise = conv.groups > 1 and conv.groups == conv.in_channels == conv.out_channels
         return (
             _equal(conv.kernel_size, self.kernel_size)
@@ -103,19 +105,19 @@ def _equal(value: tuple[int, ...], wanted: int | Sequence[int] | None) -> bool:
 
 
 def from_conv(conv: nn.Module, cfg: dict[str, Any]) -> nn.Module:
-    """A learnable convolution that computes what a plain one does, with parameters of its own.
+    """A learnable convolution, with its own parameters, that computes what a plain one does.
 
     Args:
         conv: an ``nn.Conv1d``, ``nn.Conv2d`` or ``nn.Conv3d``.
-        cfg: the learnable convolution, as a ``conv_cfg``. Options that it does not name are those
-            that compute the same function: DCLS gets an element for each cell.
+        cfg: the learnable convolution, as a ``conv_cfg``. Options that it does not set are chosen
+            so that the layer computes the same: DCLS gets one element per cell.
 
     Returns:
-        nn.Module: the layer, on the device, in the dtype and mode of ``conv``; a plain convolution
-        where the operator leaves kernels of this size plain.
+        nn.Module: the layer, with the device, dtype and training mode of ``conv``; a plain
+        convolution if the operator leaves kernels of this size plain.
 
     Raises:
-        TypeError: ``conv`` is no plain convolution.
+        TypeError: ``conv`` is not a plain convolution, or has hooks.
         ValueError: the operator cannot compute what ``conv`` does.
     """
     _refuse_more_than_plain(conv)
@@ -131,12 +133,13 @@ def from_conv(conv: nn.Module, cfg: dict[str, Any]) -> nn.Module:
 def swap_convs(model: nn.Module, swaps: Sequence[dict[str, Any] | SwapRule]) -> nn.Module:
     """Replace convolutions of a model, in place, by learnable ones that compute the same.
 
-    Names of modules stay. Do it before the optimizer is made: the parameters are new. Prints what
-    became of which convolution, as a table.
+    Names of modules stay. Call it before building the optimizer: the parameters are new. Logs a
+    table of the convolutions and what replaced them.
 
     Args:
         model: any model.
-        swaps: :class:`SwapRule` or their arguments; the first that means a convolution takes it.
+        swaps: each a :class:`SwapRule` or a dict of its arguments; the first rule that matches a
+            convolution replaces it.
 
     Returns:
         nn.Module: ``model``.
@@ -157,7 +160,7 @@ def SwapConv(  # noqa: N802
     fold: bool | str = False,
     **model: Any,
 ) -> nn.Module:
-    """Build a model and replace convolutions of it, in a config.
+    """Build a model and replace some of its convolutions; a ``type`` for configs.
 
     .. code-block:: python
 
@@ -169,16 +172,16 @@ def SwapConv(  # noqa: N802
             swaps=[dict(pattern='backbone.layer[34].*.conv2', conv=dict(type='DKE'))])
 
     Args:
-        target: the model's type, which the inherited config had for ``type``.
-        swaps: arguments of :class:`SwapRule`, rule by rule. Plain checkpoints load. The paper's
-            rival ``dict(type='DCN')`` of mmcv may be put in, too.
-        fold: whether to fold the model after: plain convolutions of the folded kernels' sizes, for
-            checkpoints of ``tools/fold.py``; or what ``fold_convs`` takes as ``taps``. Default:
-            ``False``.
+        target: the model's type, which is the ``type`` in the inherited config.
+        swaps: one dict of :class:`SwapRule` arguments per rule; plain checkpoints still load. A
+            rule may also put in mmcv's ``dict(type='DCN')``, for comparison. Default: none.
+        fold: whether to fold the model afterwards, into plain convolutions of the folded kernels'
+            sizes, for checkpoints of ``tools/fold.py``; or a ``taps`` argument for
+            :func:`fold_convs`. Default: ``False``.
         **model: the model's own arguments.
 
     Returns:
-        nn.Module: the model, of type ``target``; names in its state are the plain one's.
+        nn.Module: the model, of type ``target``; its modules have the names of the plain model's.
 
     Raises:
         TypeError, ValueError: as :func:`swap_convs`.
@@ -189,7 +192,7 @@ def SwapConv(  # noqa: N802
 
 
 def _swap(model: nn.Module, swaps: Sequence[Any], same_function: bool) -> None:
-    """Swap; fresh weights, where nothing is to be kept, only need to start on the same scale."""
+    """Swap; unless ``same_function``, the layers are only initialised to the same scale."""
     plan: dict[nn.Module, tuple[str, SwapRule, nn.Module]] = {}
     for number, swap in enumerate(swaps):
         rule = _rule(number, swap)
@@ -247,7 +250,7 @@ def _rule(number: int, swap: dict[str, Any] | SwapRule) -> SwapRule:
 def _choose(
     model: nn.Module, rule: SwapRule, taken: Iterable[nn.Module]
 ) -> list[tuple[str, nn.Module]]:
-    """The convolutions that a rule means, by name; a module with several names by its first."""
+    """The convolutions that a rule matches, with names; of several names, the first."""
     named = {}
     for name, module in model.named_modules(remove_duplicate=False):
         if rule.names(name) and module not in named:
@@ -257,12 +260,12 @@ def _choose(
     chosen = [(n, m) for n, m in left if rule.fits(m)]
     if not chosen:
         if left:
-            why = f"of {len(left)} convolutions of such names none has the size asked for"
+            why = f"of {len(left)} convolutions of such names none has the geometry asked for"
         elif convs:
             why = "earlier rules took all convolutions of such names"
         elif named:
             kinds = sorted({type(m).__name__ for m in named})
-            why = f"modules of such names are no plain convolutions: {', '.join(kinds)}"
+            why = f"modules of such names are not plain convolutions: {', '.join(kinds)}"
         else:
             known = [n for n, m in model.named_modules() if isinstance(m, _CONVOLUTIONS)]
             why = f"no module has such a name; the convolutions are {_few(known)}"
@@ -284,7 +287,8 @@ def _refuse_more_than_plain(conv: nn.Module) -> None:
 def _like(conv: nn.Module, cfg: dict[str, Any], others: bool = False) -> nn.Module:
     """The layer with a plain convolution's geometry and bias, its kernel not yet set.
 
-    ``others``: also mmcv's deformable convolutions and their like, which hold the plain kernel.
+    With ``others``, layers that are not learnable convolutions but have a weight of the plain
+    kernel's shape, such as mmcv's deformable ones, are allowed too.
     """
     _refuse_more_than_plain(conv)
     arguments = dict(
@@ -305,7 +309,7 @@ def _like(conv: nn.Module, cfg: dict[str, Any], others: bool = False) -> nn.Modu
         if not options.keys() <= cfg.keys():
             layer = build_conv_layer(options | cfg, **arguments)
     elif type(layer) not in _PLAIN and not (others and layer.weight.shape == conv.weight.shape):
-        raise ValueError(f"{cfg['type']!r} builds a {type(layer).__name__}, no learnable one")
+        raise ValueError(f"{cfg['type']!r} builds a {type(layer).__name__}, not a learnable one")
     layer.to(device=conv.weight.device, dtype=conv.weight.dtype).train(conv.training)
     layer.requires_grad_(conv.weight.requires_grad)
     if conv.bias is not None:

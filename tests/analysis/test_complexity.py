@@ -21,7 +21,7 @@ def test_plain_layers_by_hand():
     counts = count_complexity(model, (8, 6))
     assert counts.parameters == 3 * 4 * 9 + 2 * 4
     assert counts.macs == counts.network == 4 * 3 * (3 * 4 * 9)
-    # Two operations a number for the norm, one for the ReLU.
+    # Two operations per element for the norm, one for the ReLU.
     assert counts.elementwise == 3 * (4 * 4 * 3)
 
 
@@ -64,7 +64,7 @@ PLACES = 120
         (
             "DKE",
             dict(kernel_size=3),
-            # 13 cells lie in a disc of radius 2, in the mean; scores, and their product.
+            # A disc of radius 2 has 13 cells on average; scores, and their product.
             dict(
                 convolution=4 * 3 * 9 * PLACES,
                 sampling=13 * 9 * 3 * PLACES,

@@ -182,7 +182,7 @@ def test_what_layers_learn_is_logged_by_stage(tmp_path):
     assert not run.model.head._forward_hooks
 
 
-def test_speed_is_the_distance_an_iteration(tmp_path):
+def test_position_step_is_the_distance_per_iteration(tmp_path):
     hooks = [dict(type="LearnableConvStatsHook", interval=3)]
     run = runner(tmp_path, hooks, train_cfg=dict(by_epoch=True, max_epochs=1))
     layers = list(run.model.stages[0])
@@ -276,7 +276,7 @@ def annealed(work_dir, **options):
     "options", [dict(end=8, begin=2, by_epoch=False), dict(end=2)], ids=["iterations", "epochs"]
 )
 def test_alpha_anneals_to_the_paper_s(tmp_path, options):
-    """Nine iterations, three an epoch."""
+    """Nine iterations, three per epoch."""
     begin = options.get("begin", 0)
     end = options["end"] * (3 if options.get("by_epoch", True) else 1)
     for now, (sharp, soft) in enumerate(annealed(tmp_path, **options)):

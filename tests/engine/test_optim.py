@@ -76,7 +76,7 @@ def test_the_config_has_the_last_word():
 @pytest.mark.parametrize(
     ("policy", "message"),
     [
-        (dict(position=dict(lr_mult=2)), "'position' is no parameter .* 'positions'"),
+        (dict(position=dict(lr_mult=2)), "'position' is not a parameter .* 'positions'"),
         (
             dict(positions=dict(lr=2)),
             r"'positions' has \['lr'\]; allowed are lr_mult and decay_mult",

@@ -115,7 +115,7 @@ def test_a_killed_and_resumed_run_ends_with_the_same_bits(workers, tmp_path):
     hooks = "dict(type='ReseedHook'), dict(type='EMAHook', momentum=0.01, update_buffers=True)"
     config = write_config(tmp_path, 4, 3, noise=True, dropout=0.1, workers=workers, hooks=hooks)
     train(config, tmp_path / "whole")
-    # Three steps an epoch: killed in the middle of the second.
+    # Three steps per epoch: killed in the middle of the second.
     train(config, tmp_path / "parts", expect=-signal.SIGKILL, TOY_KILL_AT="4")
     assert not (tmp_path / "parts/epoch_2.pth").exists()
     output = train(config, tmp_path / "parts", "--resume")
@@ -130,7 +130,7 @@ def test_a_killed_and_resumed_run_ends_with_the_same_bits(workers, tmp_path):
 
 @pytest.fixture
 def hosts():
-    """Two hosts' prefixes for commands, and the first one's address."""
+    """Command prefixes of two hosts, the first one's address, and their network devices."""
     names = [f"mmlc{uuid.uuid4().hex[:6]}{i}" for i in "ab"]
     commands = [
         *(["ip", "netns", "add", name] for name in names),

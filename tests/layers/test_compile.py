@@ -38,12 +38,12 @@ def assert_compiled_is_eager(conv, backend):
 @LAYER
 @pytest.mark.parametrize("groups", [1, 8])
 def test_compiles_without_a_break_at_every_size(name, layer, options, groups):
-    """Detection always has a second size."""
+    """Detectors run on images of many sizes."""
     conv = layer(8, 8, 7, padding=3, groups=groups, **options)
     assert_compiled_is_eager(conv, "aot_eager")
 
 
-# Older ones fail on sizes that are symbols: 2.6 in Inductor, and in autograd Functions of exports.
+# Older PyTorch fails on symbolic sizes: 2.6 in Inductor, and in autograd Functions of exports.
 any_size = pytest.mark.skipif(
     torch.__version__ < "2.13",
     reason="graphs for any size are claimed from PyTorch 2.13 on",
@@ -56,7 +56,7 @@ INDUCTOR = list(LAYERS) if os.environ.get("MMLEARNCONV_TEST_CASES") else ["DK-lo
 @any_size
 @pytest.mark.parametrize("key", INDUCTOR)
 def test_compiles_with_inductor(key):
-    """Half a minute each: all of them in the long run, with MMLEARNCONV_TEST_CASES."""
+    """Half a minute each, so all of them only if MMLEARNCONV_TEST_CASES is set."""
     _, layer, options = LAYERS[key]
     assert_compiled_is_eager(layer(8, 8, 3, padding=1, **options), "inductor")
 

@@ -65,7 +65,7 @@ def test_is_built_by_class(name, layer, options):
 @pytest.mark.parametrize("operator", CATALOG, ids=lambda operator: operator.name)
 @pytest.mark.parametrize("named", ["type", "class"])
 def test_kernel_size_one_by_name(operator, named):
-    """The type's name and the class's build the same: plain where the operator has no room."""
+    """By the type's name and by the class's; some operators leave 1x1 convolutions plain."""
     if named == "class" and operator.fixed:
         return  # The class's name is that of the type without fixed options.
     cfg = dict(type=operator.name if named == "type" else operator.layer.__name__)

@@ -55,7 +55,7 @@ def test_equals_the_authors_package(version, window, groups):
         groups=groups,
         version=version,
     ).double()
-    # Away from integers, where the two sides' derivatives may be taken from either side.
+    # Away from integers, where ours and theirs may take the derivative from different sides.
     theirs.P.data = theirs.P.data.floor() + 0.1 + 0.8 * torch.rand_like(theirs.P)
     ours = copied_from_package(theirs, version, 3, padding=1, groups=groups)
     x = torch.randn(2, 8, 14, 13, dtype=torch.double)

@@ -1,4 +1,4 @@
-"""What a layer hands to its operation gives what the operation's definition gives."""
+"""For what a layer passes to its operation, the operation gives what its definition gives."""
 
 import sys
 from unittest import mock
@@ -35,7 +35,7 @@ def calls_of(conv, x):
 
 
 def values_and_gradients(function, args, kwargs):
-    """Of one call, by leaves of its own in float64."""
+    """Output and gradients of one call, for float64 copies of its tensors."""
     leaves = []
 
     def leaf(value):

@@ -63,7 +63,7 @@ def scores_of(conv, x):
 @pytest.mark.parametrize("padding", [0, 1, 2])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_scores_are_of_the_output_location(padding, stride):
-    """An input that is one at a single place scores the output whose window has it centred."""
+    """An input that is one at one location scores the output whose window is centred on it."""
     conv = DKEConv2d(1, 1, 3, stride=stride, padding=padding).double()
     nn.init.ones_(conv.attention_weight)
     nn.init.zeros_(conv.attention_bias)

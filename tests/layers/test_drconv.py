@@ -24,7 +24,7 @@ def test_a_guide_handed_in():
 
 
 def test_the_general_path_equals_the_factorised_one():
-    """Two hidden channels a region, the second without influence."""
+    """Two hidden channels per region, the second without influence."""
     own = DRConv2d(4, 6, 3, padding=1, regions=2).double()
     nn.init.normal_(own.filter_scale)
     nn.init.normal_(own.filter_bias)
@@ -51,7 +51,7 @@ def test_a_plain_kernel_without_a_base():
 
 
 def test_a_thousand_regions_of_interest():
-    """A filter an image would be 18.9 MB each: 18.9 GB."""
+    """Building every image's filters would take 18.9 MB per image, 18.9 GB in all."""
     from tests.ops.test_dcls import LargestTensor
 
     conv = DRConv2d(256, 256, 3, padding=1)

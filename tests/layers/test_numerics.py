@@ -109,7 +109,7 @@ def test_second_derivatives_are_right_or_refused(name, layer, options, groups):
 @LAYER
 @pytest.mark.parametrize("groups", [1, 4])
 def test_a_parameter_that_is_no_number_shows(name, layer, options, groups):
-    """In some output, whatever the parameter."""
+    """A NaN in any parameter shows in some output."""
     conv = layer(4, 4, 3, padding=1, groups=groups, **options)
     x = torch.randn(2, 4, 7, 8)
     for name, parameter in conv.named_parameters():

@@ -51,7 +51,7 @@ def test_an_init_cfg_gives_its_scale_whatever_the_start(cfg, std):
 
 
 def test_regions_of_a_filter_without_a_base_start_different():
-    """Else no region's gradient differs from another's, and the guide has none."""
+    """Otherwise all regions would have one gradient, and the guide none."""
     conv = DRConv2d(8, 8, 1, base_weight=False)
     initialize(nn.Sequential(conv), dict(type="Xavier", layer="Conv2d"))
     conv(torch.randn(2, 8, 9, 9)).square().sum().backward()
@@ -118,7 +118,7 @@ def test_dcls_config_starts_as_the_paper_s():
 
 
 def test_a_trained_kernel_moves_positions_and_alpha():
-    """It is the function that counts then."""
+    """To keep its function."""
     conv, plain = DKEConv2d(4, 4, 3), nn.Conv2d(4, 4, 3)
     conv.load_state_dict(plain.state_dict())
     report_takeovers()
@@ -159,7 +159,7 @@ def test_positions_in_bounds_load_without_a_word():
 
 def test_layer_norms_of_coc_refuse_a_plain_kernel():
     conv = CoCConv2d(4, 8, 3, normalize="layer_norm")
-    with pytest.raises(RuntimeError, match="deviations of their own"):
+    with pytest.raises(RuntimeError, match="different standard deviations"):
         conv.load_state_dict(nn.Conv2d(4, 8, 3).state_dict())
 
 

@@ -149,7 +149,7 @@ def test_plain_weights_into_a_reparametrised_layer_are_refused(name, layer, opti
 
 
 def test_a_load_keeps_no_layer_alive():
-    """Nor do layers that ran or are still to run."""
+    """Not even one whose report has yet to come."""
     model = nn.Sequential(DCLSConv2d(3, 4, 3), DCLSConv2d(4, 4, 3))
     model.load_state_dict(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)).state_dict())
     layer = weakref.ref(model[0])

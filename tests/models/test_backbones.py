@@ -186,7 +186,7 @@ def test_one_guide_serves_both_pointwise_convolutions_of_a_block():
     assert net.stage2[0].branch2[0].own_guide
     own = build("ShuffleNetV2", pointwise_conv_cfg=conv)
     numbers = [sum(p.numel() for p in n.parameters()) for n in (own, net)]
-    # Eight numbers of bias and a 1x1 guide less a block.
+    # One 1x1 guide and its 4 biases fewer per block.
     less = sum(4 * b.guide.in_channels + 4 for b in sharing)
     assert numbers[0] - numbers[1] == less
     block = sharing[0].eval()

@@ -159,7 +159,7 @@ def test_wrong_arguments_are_named(wrong):
 
 
 def test_shared_positions_are_one_parameter_for_stock_training():
-    """mmengine's own constructor and averaging, which take aliases for parameters of their own."""
+    """mmengine's own constructor and averaging, which treat aliases as separate parameters."""
     from mmengine.model import ExponentialMovingAverage
     from mmengine.optim import build_optim_wrapper
 

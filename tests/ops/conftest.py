@@ -10,7 +10,7 @@ from mmlearnconv.ops import has_extension, without_extension
 
 @pytest.fixture(scope="session", autouse=True)
 def _device():
-    """``MMLEARNCONV_TEST_DEVICE=cuda`` runs them there, in an order that does not change."""
+    """``MMLEARNCONV_TEST_DEVICE=cuda`` runs them on the GPU, with deterministic algorithms."""
     device = os.environ.get("MMLEARNCONV_TEST_DEVICE", "cpu")
     if device == "cpu":
         yield

@@ -66,7 +66,7 @@ def distance(rows):
     return (rows @ rows.T - torch.eye(len(rows))).abs().max().item()
 
 
-# HRNet's fuse layers are 18 -> 144 of 3x3, 144 filters of 162 numbers; one is square.
+# HRNet's fuse layers are 3x3, 18 -> 144: 144 filters of 162 elements; two shapes are square.
 SHAPES = [(8, 72), (64, 576), (144, 162), (144, 144), (256, 2304), (1, 9), (3, 3)]
 
 
@@ -110,7 +110,7 @@ def test_autocast_does_not_touch_the_kernel(dtype):
 
 @pytest.mark.parametrize("shape", [(5, 9), (6, 6), (1, 4)], ids=str)
 def test_gradient(shape):
-    """Also where all singular values are one, and those of vectors would be infinite."""
+    """Also where all singular values are one: singular vectors have no derivative there."""
     for weight in (torch.randn(shape), torch.linalg.qr(torch.randn(shape[::-1]))[0].T):
         assert gradcheck(orthogonalize, (weight.double().requires_grad_(),))
 
@@ -127,7 +127,7 @@ def test_gradient_in_float32_is_float64_s(condition):
 
 
 def test_filters_without_a_direction_are_finite():
-    """No start of training, but a kernel of zeros must not become one of NaN."""
+    """Training does not start there, but a kernel of zeros must not become one of NaN."""
     repeated = torch.randn(1, 9).expand(4, 9)
     for weight in (torch.zeros(4, 9), repeated):
         leaf = weight.clone().requires_grad_()
@@ -139,7 +139,7 @@ def test_filters_without_a_direction_are_finite():
 
 
 def test_more_filters_than_numbers_are_refused():
-    with pytest.raises(ValueError, match=r"weight: shape \(5, 2, 2\); 5 filters of 4 numbers"):
+    with pytest.raises(ValueError, match=r"weight: shape \(5, 2, 2\); 5 filters of 4 elements"):
         orthogonalize(torch.randn(5, 2, 2))
 
 

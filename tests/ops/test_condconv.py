@@ -23,7 +23,7 @@ def test_equals_its_definition(geometry, chunk, monkeypatch):
 
 
 def test_convolution_per_sample_is_an_operator_like_pytorch_s():
-    """Compiled graphs hold it; without one it is PyTorch's convolution."""
+    """Compiled graphs call it; elsewhere PyTorch's convolution is called directly."""
     x, kernels = torch.randn(3, 4, 6, 5), torch.randn(3, 6, 2, 3, 3)
     arguments = x.requires_grad_(), kernels.requires_grad_(), [2, 1], [1, 1], [1, 2], 2
     torch.library.opcheck(torch.ops.mmlearnconv.conv2d_per_sample.default, arguments)

@@ -92,7 +92,7 @@ def test_coefficients_by_hand():
 
 
 def test_derivative_at_integers_is_one_sided_into_the_space():
-    """The right-hand one, but at the last cell, where it would hold the position for ever."""
+    """The right-hand one, except at the last cell, where it would be zero and fix the position."""
     weight = torch.randn(3, **double)
     positions = torch.tensor([0.0, 1.0, 2.0], **double, requires_grad=True)
     values = linear_coefficients(positions, 3) @ weight

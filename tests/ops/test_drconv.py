@@ -117,7 +117,7 @@ def cases(count):
 
 
 def tensors_of(case):
-    """Input, guide, pattern, value and offset."""
+    """Input, guide, pattern, filter scale and filter bias."""
     batch, channels = case["shape"][:2]
     size = conv_output_size(case["shape"][2:], case["size"], *case["geometry"])
     filters = (case["regions"], case["out"], channels // case["groups"])
@@ -234,8 +234,8 @@ def test_wrong_arguments_are_named():
     for change, message in (
         (dict(x=torch.zeros(1, 4, 6, 6)), "input .* channels_last"),
         (dict(pattern=torch.zeros(2, 3, 3, 3)), r"pattern .* must be \(1, regions, kH, kW\)"),
-        (dict(region=places[:5]), "region .* must have 36 integers"),
-        (dict(end=37), "hold 0 to 37"),
+        (dict(region=places[:5]), "region .* must be contiguous with 36 elements"),
+        (dict(end=37), "contain the range 0 to 37"),
     ):
         with pytest.raises(RuntimeError, match=message):
             features(**change)

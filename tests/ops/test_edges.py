@@ -11,7 +11,7 @@ NAN = float("nan")
 
 
 def is_nan(found, expected):
-    """Both are so at the same places, which are neither none nor all."""
+    """Where ``found`` is NaN, which must be where ``expected`` is."""
     assert torch.equal(found.isnan(), expected.isnan())
     return found.isnan()
 
@@ -133,7 +133,7 @@ def test_guide_of_another_size_is_refused_with_both(path, size, guide):
 @pytest.mark.parametrize("groups", [1, 4])
 @pytest.mark.parametrize("places", [(1, 1), (5, 6)], ids=["global", "local"])
 def test_dk_offsets_on_the_edge_of_the_space_all_move(path, groups, places):
-    """With the kernel for space, where training starts on it."""
+    """With a kernel space of the kernel's size, where the outer taps start on its edge."""
     weight = torch.randn(4, 4 // groups, 3, 3)
     offsets = torch.zeros(2, 18, *places, requires_grad=True)
     x = torch.randn(2, 4, 5, 6)
@@ -152,7 +152,8 @@ def test_dk_derivative_on_the_edges_points_into_the_space(path):
     assert slopes.flatten().tolist() == [64 - 25, 64 - 49]
 
 
-# As a layer asks for them; DRConv's guide and DKE's Gaussian have gradients by definition alone.
+# Called as layers call them. The gradients of DRConv's guide and DKE's Gaussian are definitions,
+# not derivatives, and have no derivative themselves.
 def second(function, tensors, create_graph=True):
     leaves = [t.double().requires_grad_() for t in tensors]
     grads = torch.autograd.grad(function(*leaves).pow(3).sum(), leaves, create_graph=create_graph)
@@ -210,7 +211,7 @@ def test_second_derivatives_are_refused(call, shapes):
 
 
 def test_second_derivatives_where_pytorch_has_them():
-    """By differences of the first, along a line."""
+    """Against finite differences of the first derivatives."""
     with ops.without_extension():
         assert_second_derivatives()
 

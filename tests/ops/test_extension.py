@@ -28,9 +28,9 @@ print(has_extension())
 
 
 def run_copy(folder, library=None, newer=False, **environment):
-    """Train a layer with a copy of the package that has this file for its library; what is said.
+    """Train a layer with a copy of the package; what it prints to stderr.
 
-    Or ``newer`` code than our library's.
+    The copy has no library, one of this content, or ours with ``newer`` code.
     """
     ignored = shutil.ignore_patterns("*.so", "__pycache__")
     shutil.copytree(ROOT / "mmlearnconv", folder / "mmlearnconv", ignore=ignored)

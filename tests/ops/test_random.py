@@ -1,7 +1,7 @@
-"""Every operation against its definition in float64, on random cases, with and without kernels.
+"""Every operation against its definition in float64, on random cases, compiled and not.
 
-``MMLEARNCONV_TEST_CASES`` is the number of cases of each operation and path: 20, or as many as one
-has time for (``MMLEARNCONV_TEST_CASES=100 pytest tests/ops/test_random.py`` runs 1,800).
+``MMLEARNCONV_TEST_CASES`` is the number of cases per operation and path, 20 by default
+(``MMLEARNCONV_TEST_CASES=100 pytest tests/ops/test_random.py`` runs 1,800).
 """
 
 import os
@@ -37,7 +37,7 @@ def map_of(rng, *shape):
 
 
 def geometry_of(rng, most=4, strided=True):
-    """Kernel size, stride, padding, dilation, and a map's least size."""
+    """Kernel size, stride, padding, dilation, and the size of a map that is large enough."""
     size, stride, dilation, padding = (
         tuple(rng.randint(low, high) for _ in range(2))
         for low, high in ((1, most), (1, 3 if strided else 1), (1, 3), (0, most))

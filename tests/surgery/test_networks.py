@@ -41,7 +41,7 @@ def load_config(name):
         for head in (model.decode_head, model.auxiliary_head):
             head.channels = 32
     else:
-        # Random weights are sure of nothing.
+        # With random weights all scores are low.
         model.test_cfg.get("rcnn", model.test_cfg).score_thr = 0.0
     return scope, model
 

@@ -177,7 +177,7 @@ def test_the_table_says_what_became_of_what(caplog):
     ("rule", "error", "message"),
     [
         (dict(pattern="layer9.*"), ValueError, "pattern='layer9.*' -> DK matches nothing: no mod"),
-        (dict(pattern="*.norm"), ValueError, "no plain convolutions: BatchNorm2d"),
+        (dict(pattern="*.norm"), ValueError, "not plain convolutions: BatchNorm2d"),
         (dict(pattern="*", kernel_size=9), ValueError, "of 13 convolutions of such names none"),
         (dict(pattern="*", regex="a"), ValueError, r"swaps\[1\]: give a pattern or a regex"),
         (dict(patern="*"), TypeError, r"swaps\[1\]: 'patern' is unknown; allowed are"),
@@ -256,6 +256,6 @@ def test_what_a_deformable_convolution_cannot_replace_is_named():
     swaps = [dict(pattern="layer*.depthwise", conv=DEFORMABLE)]
     with pytest.raises(ValueError, match=r"DCN cannot replace layer1\.0\.depthwise .*bias"):
         MODELS.build(dict(type="SwapConv", target=Net, swaps=swaps))
-    # What promises the same function takes learnable layers alone.
-    with pytest.raises(ValueError, match="builds a DeformConv2dPack, no learnable one"):
+    # swap_convs promises the same function, so it accepts only learnable layers.
+    with pytest.raises(ValueError, match="builds a DeformConv2dPack, not a learnable one"):
         swap_convs(Net(), [dict(pattern="layer*.conv2", conv=DEFORMABLE)])

@@ -1,4 +1,4 @@
-"""The command lines as a user types them, on the embedded data and on real images."""
+"""The command lines as a user types them, on the generated data and on real images."""
 
 import json
 import os

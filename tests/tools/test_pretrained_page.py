@@ -48,7 +48,7 @@ def plain_network(config, path):
             module.running_var.uniform_(0.5, 2)
     for name, parameter in model.named_parameters():
         if name.endswith("_cls.weight"):
-            parameter.data.normal_(std=10)  # Else it is sure of nothing.
+            parameter.data.normal_(std=10)  # Otherwise all scores are low.
     torch.save(dict(meta={}, state_dict=model.state_dict()), path)
 
 
@@ -115,7 +115,7 @@ def outputs(folder):
         printed[command] = result.stdout + result.stderr
         assert result.returncode == 0, printed[command][-5000:]
         for checkpoint in folder.glob("work_dirs/*/epoch_1.pth"):
-            # What the page's next commands call the last of twelve.
+            # The page's next commands name the checkpoint of epoch 12.
             link = checkpoint.with_name("epoch_12.pth")
             link.unlink(missing_ok=True)
             link.symlink_to(checkpoint)

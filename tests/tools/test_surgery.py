@@ -116,7 +116,7 @@ def test_a_truncated_checkpoint_is_one_clear_error(tmp_path):
         ["tools/test.py", QUICKSTART, path, "--work-dir", tmp_path / "work"],
     ):
         output = run(*command, expect=1)
-        assert f"error: checkpoint {path} is damaged or no PyTorch checkpoint" in output
+        assert f"error: checkpoint {path} is damaged or not a PyTorch checkpoint" in output
         assert "Traceback" not in output
     assert not (tmp_path / "out").exists()
 
@@ -193,5 +193,5 @@ def test_a_swap_keeps_the_average_precision(plain_quickstart, operator, tmp_path
     (report,) = tmp_path.glob("*/*.json")
     tested = json.loads(report.read_text())
     for key in ("coco/bbox_mAP", "coco/segm_mAP", "coco/segm_mAP_50"):
-        # Three digits are printed: a tenth of a point is one of the last.
+        # Three digits are printed: 0.001 is one unit in the last.
         assert abs(tested[key] - expected[key]) < 0.0015

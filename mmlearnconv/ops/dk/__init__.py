@@ -35,18 +35,20 @@ def dk_conv2d(
     unit spacing from ``(scope - kernel_size) / 2``, positions clipped to the space (Gao et al.
     2020, Eq. 7; with data offsets ``g``, Eq. 11).
 
-    Offsets of one location per image give each image one kernel and an ordinary convolution.
-    Otherwise sampling is linear in the kernel space, so the input is resampled instead, for each
-    scope cell k': ``P[c, k', j] = sum_k B(k_j, k') I[c, j + k]``, and multiplied with the kernel
-    space; some locations at a time, since ``P`` is scope squared times the input. Depthwise, the
-    compiled path resamples each location's kernel on the fly.
+    If each image has offsets for one location only, it has one kernel, and the convolution is an
+    ordinary one. Otherwise the input is resampled instead of the kernel, which is equivalent since
+    sampling is linear in the kernel space: ``P[c, k', j] = sum_k B(k_j, k') I[c, j + k]`` for each
+    cell k' of the space, then multiplied with the kernel space. This is done in tiles of locations,
+    since ``P`` is larger than the input by a factor of the number of cells. For depthwise
+    convolutions the compiled operation resamples each location's kernel on the fly.
 
     Args:
         input: ``(N, C, H, W)``.
         weight: the kernel space, ``(out, C / groups, scope rows, scope columns)``.
-        offsets: ``delta``, in cells of the kernel space, row and column of tap after tap:
-            ``(N, 2 * kH * kW, H', W')``, or ``(N, 2 * kH * kW, 1, 1)`` for all locations.
-        kernel_size: taps, one number or rows and columns.
+        offsets: ``delta``, in cells of the kernel space, with the row and the column offset of each
+            tap as consecutive channels: ``(N, 2 * kH * kW, H', W')``, or ``(N, 2 * kH * kW, 1, 1)``
+            for all locations.
+        kernel_size: taps, one integer or (rows, columns); at most the scope.
         bias: ``(out,)`` or ``None``. Default: ``None``.
         stride, padding, dilation, groups: as ``F.conv2d``, of the taps.
         data_offsets: ``g``, in pixels, ``(N, 2 * kH * kW, H', W')``. Default: ``None``.
@@ -94,7 +96,7 @@ def _check_offsets(
 
 
 def dk_coefficients(offsets: Tensor, kernel_size: Sequence[int], scope: Sequence[int]) -> Tensor:
-    """How much each cell of the kernel space counts for each tap of a deformable kernel.
+    """Bilinear weight of each cell of the kernel space for each tap of a deformable kernel.
 
     ``B(k, k') = b(y_k + dy_k, k'_y) b(x_k + dx_k, k'_x)`` (Gao et al. 2020, Eq. 13).
 
@@ -146,7 +148,7 @@ def _in_tiles(
     geometry: Geometry,
     output_size: Sequence[int],
 ) -> Tensor:
-    """On PyTorch's own operations, some rows of the output at a time."""
+    """Local kernels with PyTorch's own operations, a tile of output rows at a time."""
     stride, padding, dilation, groups = geometry
     source = input
     if data_offsets is None:

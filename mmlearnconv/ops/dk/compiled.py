@@ -142,7 +142,7 @@ def _matrices(weight: Tensor, groups: int, dtype: torch.dtype) -> Tensor:
 def _column_tiles(
     input: Tensor, weight: Tensor, locations: int
 ) -> Iterator[tuple[int, int, Tensor]]:
-    """Ranges of locations, and a workspace for their columns, always the same."""
+    """Ranges of locations, and for their columns views of one workspace that is reused."""
     cells = weight.shape[2:].numel()
     step = max(1, min(locations, TILE // max(1, cells * input.shape[1])))
     columns = input.new_empty(step, cells, input.shape[1])
@@ -180,7 +180,7 @@ depthwise = compiled(
         input, (input.shape[0], input.shape[1], *offsets.shape[2:])
     ),
     lambda name: differentiable(name, _depthwise_gradient, _context),
-    # Four cells per tap.
+    # Four cells of the kernel space and one product with the input per tap.
     lambda _, __, offsets, *rest, out_shape, **___: 5 * prod(out_shape) * offsets[1],
 )
 _columns = compiled(

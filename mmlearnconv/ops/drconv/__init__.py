@@ -34,12 +34,12 @@ def drconv2d(
     *,
     base: Tensor | None = None,
 ) -> Tensor:
-    """Region-aware convolution with any filters, of the size of a convolution.
+    """Region-aware convolution with arbitrary dense filters.
 
-    Forward, location x uses filter ``argmax_t F_t(x)`` (Chen et al. 2021, Eq. 3-5). Backward,
-    ``softmax(F)`` stands in for the one-hot mask: the guide's gradient is that of
-    ``<dL/dO(x), response of filter t at x>`` through the softmax (Eq. 6-8). Where the largest
-    number of the guide is not finite, so is no output.
+    In the forward pass, location x uses filter ``argmax_t F_t(x)`` (Chen et al. 2021, Eq. 3-5). In
+    the backward pass, ``softmax(F)`` replaces the one-hot mask: the guide's gradient is that of
+    ``<dL/dO(x), response of filter t at x>`` through the softmax (Eq. 6-8). At locations where the
+    guide's largest value is not finite, the output is NaN.
 
     Args:
         input: ``(N, C, H, W)``.
@@ -54,7 +54,7 @@ def drconv2d(
         Tensor: ``(N, out, H', W')``.
 
     Raises:
-        ValueError: the guide has not the output's rows and columns.
+        ValueError: the guide's N, H' and W' differ from those of the output.
     """
     geometry = geometry_of(stride, padding, dilation, groups)
     size = conv_output_size(input.shape[2:], filters.shape[4:], *geometry)
@@ -79,11 +79,11 @@ def drconv2d_factorised(
 ) -> Tensor:
     """Region-aware convolution with ``W_nt = filter_scale_t * pattern_nt + filter_bias_t``.
 
-    Equals :func:`drconv2d` with those filters, gradients included, and builds none that would be
-    large: with ``x_uv`` the input under tap (u, v), the response of region t is ``filter_scale_t
-    (sum_uv pattern_nt(u, v) x_uv) + filter_bias_t (sum_uv x_uv)``, two products of 1x1 size over
-    the locations of each region, across the whole batch. Filters of 1x1 are built where they have
-    fewer elements than the input, which saves one of the two products.
+    Equals :func:`drconv2d` with those filters, gradients included, without building large filters:
+    with ``x_uv`` the input under tap (u, v), the response of region t is ``filter_scale_t (sum_uv
+    pattern_nt(u, v) x_uv) + filter_bias_t (sum_uv x_uv)``. These are two matrix products, as of 1x1
+    convolutions, over the locations of each region in the whole batch. 1x1 filters are built if
+    they have no more elements than the input, which saves one of the two products.
 
     Args:
         input: ``(N, C, H, W)``.
@@ -100,7 +100,7 @@ def drconv2d_factorised(
         Tensor: ``(N, out, H', W')``.
 
     Raises:
-        ValueError: the guide has not the output's rows and columns.
+        ValueError: the guide's N, H' and W' differ from those of the output.
     """
     geometry = geometry_of(stride, padding, dilation, groups)
     kernel_size, original = pattern.shape[2:], input

@@ -1,4 +1,4 @@
-"""DRConv with factorised filters, none of which is built: compiled features, PyTorch's products."""
+"""DRConv with factorised filters, which are never built: compiled features, matrix products."""
 
 from collections.abc import Iterator, Sequence
 from math import prod
@@ -138,16 +138,16 @@ def _prepare(
 class _Tile(NamedTuple):
     """Some locations, sorted by region."""
 
-    region: int | Tensor  # of all of them, or of each
-    locations: Tensor  # which they are
-    features: Tensor  # (locations, 2, C), in a workspace that the next tile takes over
-    sampling: tuple  # what the features are made from
+    region: int | Tensor  # one for all locations, or one per location
+    locations: Tensor  # their indices
+    features: Tensor  # (locations, 2, C), in a workspace that the next tile overwrites
+    sampling: tuple  # arguments from which the features are computed
 
 
 def feature_tiles(
     x: Tensor, pattern: Tensor, region: Tensor, geometry: Sequence
 ) -> Iterator[_Tile]:
-    """All locations' features, as many at a time as are worth it."""
+    """Yield the features of all locations, in tiles."""
     on_host = dispatch.is_cpu(x)
     if on_host:
         order, counts = regions.sort_by_region(region, pattern.shape[1])

@@ -15,15 +15,16 @@ from .regions import grouped_matmul, locations_per_tile
 def with_guide_gradient(
     output: Tensor, guide: Tensor, rows: Tensor, filters: Tensor, groups: int
 ) -> Tensor:
-    """The output, whose gradient also reaches the guide: ``<dL/dO(x), response of filter t at x>``
-    through the softmax of the guide.
+    """Return the output unchanged, with a gradient that also reaches the guide.
+
+    The guide's gradient is ``<dL/dO(x), response of filter t at x>`` through the guide's softmax.
 
     Args:
         output: ``(N, locations, out)``.
         guide: ``(N, regions, locations)``.
-        rows: what the filters see, ``(N, locations, groups * K)``.
+        rows: the input under the filters at each location, ``(N, locations, groups * K)``.
         filters: ``(N, regions, out, K)``.
-        groups: of rows and outputs.
+        groups: number of groups of the convolution.
     """
     return _FromFilters.apply(output, guide, rows, filters, groups)
 
@@ -54,14 +55,15 @@ def with_guide_gradient_of_factors(
 
 
 def nan_unless_finite(best: Tensor) -> Tensor:
-    """What outputs are added where this is the guide's largest number: else no region is theirs."""
+    """NaN where the guide's largest value is not finite, else zero; to be added to the outputs."""
     return (best - best).detach()
 
 
 def through_softmax(guide: Tensor, inner: Tensor) -> Tensor:
-    """Gradient of the guide ``(N, regions, ...)`` from that of its softmax, in the latter's dtype.
+    """Gradient of the guide ``(N, regions, ...)`` from the gradient of its softmax, ``inner``.
 
-    Half precision would overflow before the softmax's small numbers bring it down.
+    Computed in the dtype of ``inner`` and returned in that of the guide: half precision would
+    overflow before the small probabilities of the softmax scale the values down.
     """
     soft = guide.to(inner.dtype).softmax(1)
     return (soft * (inner - (soft * inner).sum(1, keepdim=True))).to(guide.dtype)
@@ -101,7 +103,7 @@ def _from_filters(
 ) -> Tensor:
     regions, out = filters.shape[1:3]
     inner = torch.empty_like(guide, dtype=accumulate_dtype(rows.dtype))
-    # Some locations' responses at a time: all of them would be as many outputs.
+    # In tiles of locations: all responses together need `regions` times the output's memory.
     step = locations_per_tile(rows, regions * out)
     with without_autocast(rows):
         for n in range(len(rows)):
@@ -158,7 +160,7 @@ def _from_factors(
     dilation: Sequence[int],
     groups: int,
 ) -> Tensor:
-    """One region's response at a time: all would be as many outputs."""
+    """One region at a time: all responses together need `regions` times the output's memory."""
     channels, dtype = padded.shape[1], accumulate_dtype(grad.dtype)
     inner = []
     with without_autocast(padded):

@@ -23,13 +23,13 @@ def region_matmul(rows: Tensor, matrices: Tensor, region: Tensor, groups: int) -
     Args:
         rows: ``(locations, groups * K)``.
         matrices: ``(regions, out, K)``.
-        region: ``(locations,)``, numbers of matrices.
-        groups: of rows and outputs.
+        region: ``(locations,)``, the index of each row's matrix.
+        groups: number of groups of rows and outputs.
 
     Returns:
         Tensor: ``(locations, out)``.
     """
-    # As an operator its sizes, which the data say, do not break a compiled graph.
+    # As an operator, so that its data-dependent sizes do not break a compiled graph.
     function = forward if torch.jit.is_tracing() else _operator
     return function(rows, matrices, region, groups)
 
@@ -121,7 +121,7 @@ def sort_by_region(region: Tensor, regions: int) -> tuple[Tensor, list[int]]:
 
 
 def locations_per_tile(tensor: Tensor, numel: int) -> int:
-    """How many locations of so many elements make a tile."""
+    """How many locations of ``numel`` elements each fit into a tile."""
     return max(1, (TILE if dispatch.is_cpu(tensor) else TILE_ON_GPU) // max(1, numel))
 
 
@@ -134,12 +134,13 @@ def rows_to_map(rows: Tensor, size: Sequence[int], input: Tensor) -> Tensor:
 class RegionBuckets:
     """Rows grouped by region on their device, in buckets of one size.
 
-    A bucket has rows of one region. Regions are padded to whole buckets, so that how many there are
-    does not depend on the data, and products with a bucket's matrix are one batched product.
+    All rows of a bucket belong to the same region. Regions are padded to whole buckets, and the
+    number of buckets does not depend on the data. The products of all buckets with their matrices
+    are then one batched product.
 
     Args:
-        region: ``(locations,)``, of each row.
-        regions: their number.
+        region: ``(locations,)``, the region of each row.
+        regions: number of regions.
     """
 
     def __init__(self, region: Tensor, regions: int) -> None:

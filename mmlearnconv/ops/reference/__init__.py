@@ -1,8 +1,8 @@
 """The definition of every operation, in plain PyTorch.
 
 Short and slow on purpose: these functions follow the papers' equations as directly as possible, run
-in any float dtype, and are what the tests hold every faster implementation to. Nothing of the
-package imports them.
+in any float dtype, and the tests compare every faster implementation with them. No other module of
+the package imports them.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""The definitions of kernels that collaborate, and of orthonormal ones."""
+"""The definitions of CoC's associated kernels, and of orthonormal and standardised kernels."""
 
 from collections.abc import Sequence
 
@@ -19,8 +19,9 @@ def associate_kernels(
 ) -> Tensor:
     """Kernels convolved with their neighbours on a sheet (Convolution of Convolution).
 
-    Every ``association ** 2`` kernels lie side by side on a sheet, missing ones as zeros. Each
-    super layer convolves a sheet with the sheet's own super kernel; the sheet is cut back.
+    Each group of ``association ** 2`` kernels is tiled into a sheet; the last sheet is filled up
+    with zero kernels. Each super layer convolves a sheet with the sheet's own super kernel. Finally
+    the sheets are cut into kernels again.
 
     Args:
         weight: ``(out, in / groups, kH, kW)``.
@@ -28,7 +29,7 @@ def associate_kernels(
         association: kernels on a side of a sheet.
         dilation: of the super kernels, rows and columns.
         skip: whether a super layer adds its input.
-        norms: gain and mean of a layer norm after each super layer, ``(layers, sheets, association
+        norms: gain and bias of a layer norm after each super layer, ``(layers, sheets, association
             * kH, association * kW)``; super kernels are then standardised first.
 
     Returns:
@@ -76,7 +77,7 @@ def orthogonalize(weight: Tensor) -> Tensor:
 
 
 def standardize(weight: Tensor, gain: Tensor, mean: Tensor) -> Tensor:
-    """``gain (W - mean(W)) / sqrt(var(W) + 1e-5) + mean``, filter by filter; both ``(out,)``."""
+    """``gain * (W - E[W]) / sqrt(Var[W] + 1e-5) + mean`` per filter; both are ``(out,)``."""
     filters = []
     for own, scale, shift in zip(weight, gain, mean, strict=True):
         centred = own - own.mean()

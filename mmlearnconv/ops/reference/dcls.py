@@ -10,7 +10,7 @@ from ..interpolation import within
 
 __all__ = ["dcls_conv2d", "dcls_kernel"]
 
-# The authors' package: least widths, and what a sum that divides is kept above zero by.
+# Constants of the authors' package: minimum widths, and epsilon for the division by a sum.
 TRIANGLE_WIDTH = 1.0
 GAUSS_WIDTH = 0.27
 NORM_EPS = 1e-7
@@ -38,7 +38,7 @@ def dcls_kernel(
     Args:
         weight: ``(out, in / groups, count)``.
         positions: ``(D, out, in / groups, count)``, in cells relative to the window's centre cell.
-        size: the window, ``D`` numbers of cells.
+        size: the window's ``D`` side lengths, in cells.
         interpolation: ``'bilinear'``, ``'triangle'`` or ``'gauss'``.
         width: as ``positions``; ``None`` is zero. Not used by ``'bilinear'``.
 

@@ -23,8 +23,8 @@ def depthwise_taps(
 ) -> Tensor:
     """Depthwise convolution whose kernels are lists of taps on the cells of a window.
 
-    ``O_cm(x) = b_cm + sum_t values[c, m, t] I_c(x + cells[c, m, t])``: taps on one cell add. A
-    value that is not a number makes all of its outputs NaN.
+    ``O_cm(x) = b_cm + sum_t values[c, m, t] I_c(x + cells[c, m, t])``: taps on the same cell are
+    added. A NaN value makes all outputs of its kernel NaN.
 
     Args:
         input: ``(N, C, H, W)``.

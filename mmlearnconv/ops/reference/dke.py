@@ -17,11 +17,12 @@ def dke_response(
     alpha: Tensor | float,
     radius: float,
 ) -> Tensor:
-    """How much each cell of a window counts for the value at a real position.
+    """Interpolation weights of a window's cells for the value at a real position.
 
     ``'gauss'``: ``G(s, y) = exp(-alpha |s - y|^2) / C`` over the cells with ``|s - y| <= radius``,
-    ``C`` their sum, constant in the backward pass, so that ``dG/dy = 2 alpha G (s - y)``
-    (Differentiable Kernel Evolution, Eq. 13-15). ``'bilinear'``: the product of two tents.
+    with ``C`` the sum over these cells. ``C`` is constant in the backward pass, so that ``dG/dy = 2
+    alpha G (s - y)`` (Differentiable Kernel Evolution, Eq. 13-15). ``'bilinear'``: the product of
+    two triangle functions, ``max(0, 1 - |s - y|)`` per axis.
 
     Args:
         positions: ``(..., 2)``, relative to the window's centre, in cells.
@@ -61,7 +62,7 @@ def dke_conv2d(
     alpha: Tensor | float = 2.0,
     radius: float = 2.0,
 ) -> Tensor:
-    """Convolution at learned real positions of every input channel.
+    """Convolution whose taps lie at learned real positions, different ones for each input channel.
 
     ``O(x) = sum_c sum_y a_y(x) f_c(x + y) w_c(y)``, ``f_c(x + y) = sum_s G_c(s, y) f_c(x + s)``.
 

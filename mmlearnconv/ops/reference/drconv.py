@@ -26,9 +26,10 @@ def drconv2d(
 ) -> Tensor:
     """Convolution with the filter of each location's region (Chen et al. 2021, Eq. 3-8).
 
-    Forward, location x uses filter ``argmax_t F_t(x)``. Backward, ``softmax(F)`` stands in for the
-    one-hot mask: its gradient is ``<dL/dO(x), response of filter t at x>``. Where the largest
-    number of the guide is not finite, so is no output.
+    In the forward pass, location x uses filter ``argmax_t F_t(x)``. In the backward pass,
+    ``softmax(F)`` replaces the one-hot mask: its gradient is
+    ``<dL/dO(x), response of filter t at x>``. At locations where the guide's largest value is
+    not finite, the output is NaN.
 
     Args:
         input: ``(N, C, H, W)``.
