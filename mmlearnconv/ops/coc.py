@@ -109,6 +109,11 @@ def _inverse(values: Tensor) -> Tensor:
     return torch.where(values == 0, 0, 1 / values)
 
 
+def _factor(filters: Tensor, vectors: Tensor, values: Tensor) -> Tensor:
+    """``(V V^T)^(-1/2) V`` in float64, from the singular vectors and values of V."""
+    return (vectors * _inverse(values)) @ (vectors.T @ filters.double())
+
+
 def _fake_polar(filters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     count = len(filters)
     vectors = filters.new_empty((count, count), dtype=torch.double)
@@ -128,18 +133,19 @@ def _polar_forward(filters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     # Squared singular values up to this are rounding errors.
     least = squares[-1:] * len(squares) * torch.finfo(squares.dtype).eps
     values = torch.where(squares <= least, 0, squares.clamp_min(0).sqrt())
-    factor = (vectors * _inverse(values)) @ (vectors.T @ exact)
+    factor = _factor(filters, vectors, values)
     return factor.to(filters.dtype), vectors.contiguous(), values
 
 
 @define(
     "orthogonalize_backward",
-    "(Tensor grad, Tensor factor, Tensor vectors, Tensor values) -> Tensor",
-    lambda grad, factor, *_: torch.empty_like(factor),
+    "(Tensor grad, Tensor filters, Tensor vectors, Tensor values) -> Tensor",
+    lambda grad, filters, *_: torch.empty_like(filters),
 )
-def _polar_backward(grad: Tensor, factor: Tensor, vectors: Tensor, values: Tensor) -> Tensor:
+def _polar_backward(grad: Tensor, filters: Tensor, vectors: Tensor, values: Tensor) -> Tensor:
     """``K F + H^-1 (G - G F^T F)``, where ``V = H F`` and ``H K + K H = G F^T - F G^T``."""
-    exact, g = factor.double(), grad.double()
+    # Not the factor that was returned: H^-1 would magnify its rounding.
+    exact, g = _factor(filters, vectors, values), grad.double()
     along = g @ exact.T
     skew = vectors.T @ (along - along.T) @ vectors
     turned = vectors @ (skew * _inverse(values[:, None] + values)) @ vectors.T
@@ -151,5 +157,5 @@ _polar_gradient = once("orthogonalize_backward")
 _polar = differentiable(
     "orthogonalize",
     lambda ctx, grad, *_: _polar_gradient(grad, *ctx.saved_tensors),
-    lambda ctx, inputs, output: ctx.save_for_backward(*output),
+    lambda ctx, inputs, output: ctx.save_for_backward(*inputs, *output[1:]),
 )

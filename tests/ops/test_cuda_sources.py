@@ -57,14 +57,14 @@ def test_they_compile(source, tmp_path):
         pytest.skip("there is no nvcc")
     targets = [f"-gencode=arch=compute_{n},code=sm_{n}" for n in (80, 90)]
     flags = ["-std=c++20", "--expt-relaxed-constexpr", "--threads", "2", "-Xcompiler", "-fPIC"]
-    # A build without CUDA has no file of what CUDA was configured with.
+    # PyTorch built without CUDA lacks the header with CUDA's configuration.
     flags.append("-DC10_CUDA_NO_CMAKE_CONFIGURE_FILE")
     run(["nvcc", *flags, *targets, *INCLUDES, "-c", source, "-o", tmp_path / "object.o"])
 
 
 @built
 def test_their_arithmetic_is_the_definitions(tmp_path):
-    """All tests of operations, the CUDA kernels in place of the CPU's, an index after the other."""
+    """All tests of operations, with the CUDA kernels run on the CPU, one index after another."""
     library = tmp_path / "portable.so"
     flags = ["-std=c++20", "-O2", "-fPIC", "-shared", "-Wno-psabi"]
     links = [f"-L{TORCH}/lib", "-lc10", "-ltorch_cpu"]

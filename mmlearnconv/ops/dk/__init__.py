@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ..dispatch import add_bias_and_format, to_autocast_dtype, use_compiled
+from ..dispatch import accumulate_dtype, add_bias_and_format, to_autocast_dtype, use_compiled
 from ..dynamic_kernel import conv2d_per_sample
 from ..geometry import Geometry, conv_output_size, each_axis, geometry_of, im2col
 from ..interpolation import linear_coefficients, nan_if_any, sample
@@ -106,9 +106,10 @@ def dk_coefficients(offsets: Tensor, kernel_size: Sequence[int], scope: Sequence
         scope: rows and columns of the kernel space.
 
     Returns:
-        Tensor: ``(N, kH * kW, scope cells, H', W')``.
+        Tensor: ``(N, kH * kW, scope cells, H', W')``, in float32 at least.
     """
-    offsets = offsets.unflatten(1, (*kernel_size, 2))
+    # In half precision a position would be rounded into another cell.
+    offsets = offsets.to(accumulate_dtype(offsets.dtype)).unflatten(1, (*kernel_size, 2))
     rows = torch.arange(kernel_size[0], device=offsets.device) + (scope[0] - kernel_size[0]) / 2
     columns = torch.arange(kernel_size[1], device=offsets.device) + (scope[1] - kernel_size[1]) / 2
     y = offsets[:, :, :, 0] + rows.to(offsets)[:, None, None, None]
@@ -198,7 +199,7 @@ def _deformable_im2col(
 ) -> Tensor:
     """``im2col`` with every tap moved: ``offsets`` as in :func:`dk_coefficients`, in pixels."""
     height, width = offsets.shape[2:]
-    offsets = offsets.unflatten(1, (*kernel_size, 2))
+    offsets = offsets.to(accumulate_dtype(offsets.dtype)).unflatten(1, (*kernel_size, 2))
 
     def grid(axis: int, count: int) -> Tensor:
         taps = torch.arange(kernel_size[axis]) * dilation[axis] - padding[axis]
