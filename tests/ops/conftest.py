@@ -1,21 +1,19 @@
 """Where the tests of operations run, and by which path."""
 
-import os
-
 import pytest
 import torch
 
 from mmlearnconv.ops import has_extension, without_extension
+from tests.ops.op_testing import DEVICE
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _device():
     """``MMLEARNCONV_TEST_DEVICE=cuda`` runs them on the GPU, with deterministic algorithms."""
-    device = os.environ.get("MMLEARNCONV_TEST_DEVICE", "cpu")
-    if device == "cpu":
+    if DEVICE == "cpu":
         yield
         return
-    torch.set_default_device(device)
+    torch.set_default_device(DEVICE)
     torch.use_deterministic_algorithms(True)
     yield
     torch.set_default_device("cpu")

@@ -1,5 +1,6 @@
 """What the tests of operations share: geometries, and comparisons with a definition."""
 
+import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 
@@ -20,6 +21,8 @@ GEOMETRIES = [
 ]
 GEOMETRY = pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
 
+# Where the tests run: see conftest.py.
+DEVICE = os.environ.get("MMLEARNCONV_TEST_DEVICE", "cpu")
 built = pytest.mark.skipif(not has_extension(), reason="the compiled operations are not built")
 both_formats = pytest.mark.parametrize(
     "memory_format", [torch.contiguous_format, torch.channels_last]

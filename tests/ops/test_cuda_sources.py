@@ -1,81 +1,77 @@
-"""The CUDA sources without a GPU: they compile, and their arithmetic is the definitions'."""
+"""The CUDA sources without a GPU: what they compile to, and what they compute on the emulator."""
 
 import os
 import shutil
-import subprocess
-import sys
-import sysconfig
-from pathlib import Path
 
 import pytest
-import torch
 
 from tests.conftest import ROOT
+from tests.cuda_emulator import ORDERS, SOURCES, build_emulated, pytest_emulated
+from tests.cuda_emulator.machine_code import compile_kernels
 from tests.ops.op_testing import built
 
-FOLDER = ROOT / "mmlearnconv/ops/csrc"
-TORCH = Path(torch.__file__).parent
-INCLUDES = [
-    f"-I{path}"
-    for path in (
-        ROOT,
-        TORCH / "include",
-        TORCH / "include/torch/csrc/api/include",
-        sysconfig.get_paths()["include"],
-    )
+# Tests of the compiled operations; and what is not so on CUDA: a dtype that only the CPU refuses.
+FILES = [
+    path
+    for path in sorted((ROOT / "tests/ops").glob("test_*.py"))
+    if path.stem not in ("test_cuda_sources", "test_extension", "test_random", "test_coc")
 ]
-# PyTorch 2.6 was built with the C++ library's old layout.
-INCLUDES.append(f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}")
-# The CPU's weight gradient alone refuses half precision.
-NOT_THE_CPU_S = "not of_the_weight_gradient_are_named"
-# Of the sources' stems, depthwise_taps among those of depthwise.
-TESTS = sorted(
-    test
-    for source in FOLDER.glob("cuda/*.cu")
-    for test in (ROOT / "tests/ops").glob(f"test_{source.stem}*.py")
-)
+COMPILED = "not PyTorch and not of_the_weight_gradient_are_named"
+
+pytestmark = pytest.mark.slow
 
 
-def run(command, **environment):
-    result = subprocess.run(
-        list(map(str, command)),
-        cwd=ROOT,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
-    return result.stdout
+# Kernels, and the share of multiply-adds that their inner loop has at least: the rest is reading
+# shared memory and counting.
+MULTIPLY_ADDS = {
+    "depthwise": {
+        "void depthwise_forward_kernel<17, false>": 0.75,
+        "void depthwise_weight_grad_kernel<17>": 0.6,
+    },
+}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("source", sorted(FOLDER.glob("cuda/*.cu")), ids=lambda p: p.name)
-def test_they_compile(source, tmp_path):
-    """For sm_80 and sm_90, with a PyTorch that may be built without CUDA."""
+@pytest.mark.parametrize("architecture", [80, 90], ids="sm_{}".format)
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_machine_code(source, architecture, tmp_path):
+    """No spills, no local memory; inner loops that multiply and add."""
     if shutil.which("nvcc") is None:
         assert os.environ.get("CI") != "true", "nvcc is missing"
         pytest.skip("there is no nvcc")
-    targets = [f"-gencode=arch=compute_{n},code=sm_{n}" for n in (80, 90)]
-    flags = ["-std=c++20", "--expt-relaxed-constexpr", "--threads", "2", "-Xcompiler", "-fPIC"]
-    # PyTorch built without CUDA lacks the header with CUDA's configuration.
-    flags.append("-DC10_CUDA_NO_CMAKE_CONFIGURE_FILE")
-    run(["nvcc", *flags, *targets, *INCLUDES, "-c", source, "-o", tmp_path / "object.o"])
+    kernels = compile_kernels(source, architecture, tmp_path)
+    assert kernels
+    for name, kernel in kernels.items():
+        assert kernel.instructions, name
+        assert (kernel.stack, kernel.spills) == (0, 0), name
+    for beginning, least in MULTIPLY_ADDS.get(source.stem, {}).items():
+        (kernel,) = [kernel for name, kernel in kernels.items() if name.startswith(beginning)]
+        loop = max(kernel.loops(), key=lambda loop: loop["FFMA"])
+        assert loop["FFMA"] >= least * loop.total(), (name, loop)
+
+
+@pytest.fixture(scope="module")
+def emulated(tmp_path_factory):
+    return build_emulated(tmp_path_factory.mktemp("emulated"))
 
 
 @built
-def test_their_arithmetic_is_the_definitions(tmp_path):
-    """All tests of operations, with the CUDA kernels run on the CPU, one index after another."""
-    library = tmp_path / "portable.so"
-    flags = ["-std=c++20", "-O2", "-fPIC", "-shared", "-Wno-psabi"]
-    links = [f"-L{TORCH}/lib", "-lc10", "-ltorch_cpu"]
-    run(["g++", *flags, *INCLUDES, ROOT / "tests/ops/portable.cpp", "-o", library, *links])
-    (tmp_path / "portable_kernels.py").write_text(
-        f"import torch, mmlearnconv.ops\ntorch.ops.load_library({str(library)!r})\n"
-    )
-    plugin = ["-p", "portable_kernels", "-p", "no:cacheprovider"]
-    said = run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-k", NOT_THE_CPU_S, *plugin, *TESTS],
-        PYTHONPATH=os.pathsep.join([str(tmp_path), str(ROOT)]),
+@pytest.mark.xdist_group("emulated")
+def test_the_operators_tests_pass_on_the_emulator(emulated):
+    said = pytest_emulated(emulated, ["-k", COMPILED, *FILES], MMLEARNCONV_EMULATOR_ORDER="random")
+    assert " passed" in said
+    assert "skipped" not in said
+
+
+@built
+@pytest.mark.xdist_group("emulated")
+@pytest.mark.parametrize("order", ORDERS)
+def test_random_cases_pass_in_every_order_of_threads(emulated, order):
+    """In all dtypes, 60 cases per operation in float64."""
+    said = pytest_emulated(
+        emulated,
+        ["-k", "compiled", ROOT / "tests/ops/test_random.py"],
+        MMLEARNCONV_EMULATOR_ORDER=order,
+        MMLEARNCONV_TEST_CASES="60",
     )
     assert " passed" in said
     assert "skipped" not in said
