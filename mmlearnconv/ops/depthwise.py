@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .autograd import differentiable, once
+from .correlation import correlate
 from .dispatch import (
     accumulate_dtype,
     add_bias_and_format,
@@ -18,19 +19,21 @@ from .dispatch import (
     to_autocast_dtype,
     use_compiled,
 )
-from .extension import compiled, has_extension
+from .extension import compiled, has_extension, has_kernels_for
 from .geometry import conv_output_size, each_axis, geometry_of
 from .interpolation import nan_if_any
 
 __all__ = ["depthwise_conv2d", "depthwise_taps"]
 
-# PyTorch's planar depthwise kernels on the CPU end at 14 columns; wider ones fall to a path 10 to
-# 30 times slower, while the channels_last kernels keep their pace.
+# Side lengths of a kernel. PyTorch's NCHW depthwise kernels on the CPU handle up to 14 columns;
+# wider ones take a path that is 10 to 30 times slower. The channels_last kernels do not slow down.
 _WIDE = 15
-# From here on PyTorch's weight gradient takes several times the forward pass.
+# From this length on, PyTorch's weight gradient takes several times as long as the forward pass.
 _LARGE = 5
-# From here on the FFT beats PyTorch's weight gradient in either memory format; the compiled one
-# beats both.
+# The longest that the CUDA kernels take.
+_LARGEST = 31
+# From this length on, the FFT is faster than PyTorch's weight gradient in either memory format. The
+# compiled weight gradient is faster than both.
 _FFT = 11
 
 
@@ -43,13 +46,15 @@ def convolve(
     dilation: Sequence[int],
     groups: int,
 ) -> Tensor:
-    """``F.conv1d``, ``conv2d`` or ``conv3d`` by the kernel's axes, the fast one where depthwise.
+    """``F.conv1d``, ``F.conv2d`` or ``F.conv3d``, chosen by the number of the weight's dimensions.
+
+    2D depthwise convolutions go to :func:`depthwise_conv2d`.
 
     Args:
         input: ``(N, C, ...)``.
         weight: ``(out, C / groups, ...)``.
         bias: ``(out,)`` or ``None``.
-        stride, padding, dilation: a number for each axis.
+        stride, padding, dilation: one integer per axis.
         groups: as ``F.conv2d``.
     """
     geometry = tuple(stride), tuple(padding), tuple(dilation)
@@ -67,20 +72,27 @@ def depthwise_conv2d(
     padding: int | Sequence[int] = 0,
     dilation: int | Sequence[int] = 1,
 ) -> Tensor:
-    """``F.conv2d(..., groups=channels)``, made fast on the CPU where PyTorch is slow.
+    """``F.conv2d(..., groups=channels)``, with faster paths where PyTorch is slow.
 
-    On the CPU, in float32 and bfloat16, kernels of 15 cells and more run in channels_last whatever
-    the input's format. Those of 5 cells and more get their weight gradient from a compiled
-    operation, and with unit stride their input gradient from a forward convolution with the flipped
-    kernel; dilated kernels run as lists of taps. Where nothing is compiled, the gradients of
-    undilated kernels of unit stride and 11 cells and more are made fast with an FFT. All else is
-    left to PyTorch. The output has the input's memory format.
+    On CUDA, in float32, float16 and bfloat16, undilated kernels whose longer side has 5 to 31 cells
+    have compiled operations at stride 1 and 2, which sum in float32.
+
+    On the CPU the paths are for float32 and bfloat16. With ``k`` the longer side of the kernel:
+
+    - k >= 15: the convolution runs in channels_last, whatever the input's memory format;
+    - k >= 5, undilated: a compiled operation computes the weight gradient, and at unit stride a
+      forward convolution with the flipped kernel computes the input gradient;
+    - dilated, any k: the kernel runs as lists of taps in a compiled operation;
+    - k >= 11, undilated, at unit stride, without the compiled operations: the weight gradient comes
+      from an FFT, the input gradient from the flipped kernel.
+
+    Everything else is left to PyTorch. On these paths the output has the input's memory format.
 
     Args:
         input: ``(N, C, H, W)``.
         weight: ``(C, 1, kH, kW)``.
-        bias: ``(C,)`` or ``None``.
-        stride, padding, dilation: as ``F.conv2d``, one number or rows and columns.
+        bias: ``(C,)`` or ``None``. Default: ``None``.
+        stride, padding, dilation: as ``F.conv2d``, one integer or (rows, columns).
 
     Returns:
         Tensor: ``(N, C, H', W')``.
@@ -88,6 +100,9 @@ def depthwise_conv2d(
     input, weight, bias = to_autocast_dtype(input, weight, bias)
     *geometry, groups = geometry_of(stride, padding, dilation, len(weight))
     size = weight.shape[2:]
+    if _has_kernels(input, weight, geometry[0], geometry[2]):
+        output_size = conv_output_size(input.shape[2:], size, *geometry)
+        return _forward(input, weight, bias, output_size, *geometry[:2])
     large = max(size) >= (_LARGE if has_extension() else _FFT)
     dilated = any(d > 1 and k > 1 for d, k in zip(geometry[2], size, strict=True))
     if (
@@ -121,16 +136,16 @@ def depthwise_taps(
     """Depthwise convolution whose kernels are lists of taps on the cells of a window.
 
     ``O_cm(x) = b_cm + sum_t values[c, m, t] I_c(x + cells[c, m, t])``; the cost scales with the
-    number of taps, whatever the window. Taps on one cell add. A value that is not a number makes
-    all outputs of its kernel NaN. The output has the input's memory format.
+    number of taps, not with the window. Taps on the same cell are added. A NaN value makes all
+    outputs of its kernel NaN. The output has the input's memory format.
 
     Args:
         input: ``(N, C, H, W)``.
         values: ``(C, multiplier, taps)``.
-        cells: ``(C, multiplier, taps, 2)``, row and column from the window's first cell, integers
-            within it: taps outside are for the caller to leave out.
+        cells: ``(C, multiplier, taps, 2)``, int64, row and column relative to the window's first
+            cell. They must lie in the window; this is not checked.
         window: its rows and columns.
-        bias: ``(C * multiplier,)`` or ``None``.
+        bias: ``(C * multiplier,)`` or ``None``. Default: ``None``.
         stride, padding, dilation: as ``F.conv2d``, of the window.
 
     Returns:
@@ -166,6 +181,25 @@ def taps_to_kernels(values: Tensor, cells: Tensor, window: Sequence[int]) -> Ten
     return kernels.unflatten(2, tuple(window))
 
 
+def _has_kernels(
+    input: Tensor,
+    weight: Tensor,
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
+) -> bool:
+    """Whether compiled operations run this convolution, gradients included: on CUDA."""
+    return (
+        _LARGE <= max(weight.shape[2:]) <= _LARGEST
+        and stride in ((1, 1), (2, 2))
+        and dilation == (1, 1)
+        and input.dtype == weight.dtype
+        and input.dtype in (torch.float32, torch.float16, torch.bfloat16)
+        and input.numel() > 0
+        and has_kernels_for(input.device.type, "depthwise_forward")
+        and not torch.jit.is_tracing()
+    )
+
+
 def _is_fast_here(input: Tensor) -> bool:
     # A trace, by which complexity is counted, does not see into a custom Function.
     fast = is_cpu(input) and input.dtype in (torch.float32, torch.bfloat16)
@@ -178,13 +212,13 @@ def _is_plain(
     padding: tuple[int, int],
     dilation: tuple[int, int],
 ) -> bool:
-    """Unit stride, undilated, and no output that sees padding alone."""
+    """Whether stride and dilation are 1 and no output location reads padding only."""
     within = all(p < k for p, k in zip(padding, size, strict=True))
     return stride == dilation == (1, 1) and within
 
 
 class DepthwiseFunction(torch.autograd.Function):
-    """Depthwise convolution with a backward pass of its own."""
+    """Depthwise convolution with a custom backward pass."""
 
     generate_vmap_rule = True
 
@@ -230,38 +264,6 @@ class DepthwiseFunction(torch.autograd.Function):
         return grad_input, grad_weight, grad_bias, None, None, None
 
 
-def correlate(
-    input: Tensor, grad: Tensor, size: tuple[int, int], padding: tuple[int, int]
-) -> Tensor:
-    """Weight gradient of a unit-stride depthwise convolution, by the correlation theorem.
-
-    ``out[c, 0, u, v] = sum_nij input[n, c, i + u - p_y, j + v - p_x] * grad[n, c, i, j]``.
-    """
-    dtype = accumulate_dtype(input.dtype)
-    # Long enough that no lag of the kernel wraps around onto data, and to hold them all.
-    lengths = [
-        _fast_length(max(max(n, m) + max(p, k - 1 - p), k))
-        for n, m, k, p in zip(input.shape[2:], grad.shape[2:], size, padding, strict=True)
-    ]
-    spectrum = torch.fft.rfft2(input.to(dtype), s=lengths)
-    spectrum = (spectrum * torch.fft.rfft2(grad.to(dtype), s=lengths).conj()).sum(0)
-    lags = torch.fft.irfft2(spectrum, s=lengths)
-    lags = lags.roll(padding, (1, 2))[:, None, : size[0], : size[1]]
-    return lags.to(input.dtype).contiguous()
-
-
-def _fast_length(n: int) -> int:
-    """Smallest number from ``n`` on with no prime factor above 5."""
-    while True:
-        rest = n
-        for prime in (2, 3, 5):
-            while rest % prime == 0:
-                rest //= prime
-        if rest == 1:
-            return n
-        n += 1
-
-
 def _input_grad(
     grad: Tensor,
     input: Tensor,
@@ -280,13 +282,44 @@ def _input_grad(
 # The compiled operators.
 
 
+def _forward_context(ctx, inputs, output) -> None:
+    input, weight, bias, _, *ctx.geometry = inputs
+    ctx.save_for_backward(input, weight)
+    ctx.bias_dtype = None if bias is None else bias.dtype
+
+
+def _forward_backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    input, weight = ctx.saved_tensors
+    grad_input = grad_weight = grad_bias = None
+    if ctx.needs_input_grad[0]:
+        grad_input = _own_input_grad(grad, weight, input.shape[2:], *ctx.geometry)
+    if ctx.needs_input_grad[1]:
+        grad_weight = _weight_grad(input, grad, weight.shape[2:], *ctx.geometry, (1, 1))
+    if ctx.needs_input_grad[2]:
+        grad_bias = grad.sum((0, 2, 3), dtype=ctx.bias_dtype)
+    return grad_input, grad_weight, grad_bias, None, None, None
+
+
+def _input_grad_context(ctx, inputs, output) -> None:
+    grad, weight, _, *ctx.geometry = inputs
+    ctx.save_for_backward(grad, weight)
+
+
+def _input_grad_backward(ctx, input: Tensor) -> tuple[Tensor | None, ...]:
+    """It is linear in the gradient and in the weight; ``input`` stands where the input would."""
+    grad, weight = ctx.saved_tensors
+    grad_grad = _forward(input, weight, None, grad.shape[2:], *ctx.geometry)
+    grad_weight = _weight_grad(input, grad, weight.shape[2:], *ctx.geometry, (1, 1))
+    return grad_grad, grad_weight, None, None, None
+
+
 def _weight_grad_context(ctx, inputs, output) -> None:
     input, grad, _, *ctx.geometry = inputs
     ctx.save_for_backward(input, grad)
 
 
 def _weight_grad_backward(ctx, weight: Tensor) -> tuple[Tensor | None, ...]:
-    """It is linear in the input and in the gradient; ``weight`` stands where the kernel would."""
+    """The weight gradient is bilinear; ``weight``, its gradient, takes the kernel's place."""
     input, grad = ctx.saved_tensors
     grad_input = _input_grad(grad, input, weight, *ctx.geometry)
     grad_grad = F.conv2d(input, weight, None, *ctx.geometry, input.shape[1])
@@ -332,6 +365,20 @@ def _taps_backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
     )
 
 
+_forward = compiled(
+    "depthwise_forward",
+    lambda input, weight, bias, output_size, *_: empty_like(
+        input, (*input.shape[:2], *output_size)
+    ),
+    lambda name: differentiable(name, _forward_backward, _forward_context),
+    lambda _, weight, *rest, out_shape, **__: 2 * prod(out_shape) * prod(weight[2:]),
+)
+_own_input_grad = compiled(
+    "depthwise_input_grad",
+    lambda grad, weight, input_size, *_: empty_like(grad, (*grad.shape[:2], *input_size)),
+    lambda name: differentiable(name, _input_grad_backward, _input_grad_context),
+    lambda grad, weight, *rest, **__: 2 * prod(grad) * prod(weight[2:]),
+)
 _weight_grad = compiled(
     "depthwise_weight_grad",
     lambda input, grad, size, *_: input.new_empty(input.shape[1], 1, *size),

@@ -1,9 +1,10 @@
-"""The compiled operations, where they were built; PyTorch's own do the work without them."""
+"""Loads the compiled operations, if they were built; otherwise PyTorch's own are used."""
 
 import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch.utils.flop_counter import register_flop_formula
 __all__ = ["has_extension", "without_extension"]
 
 _BUILD = "build them with `pip install -e . --no-build-isolation` (it needs a C++ compiler)"
-_SLOWER = "PyTorch's are slower"
+_SLOWER = "so PyTorch's slower ones are used"
 
 
 def has_extension() -> bool:
@@ -22,9 +23,15 @@ def has_extension() -> bool:
     return _library is not None and not _switched_off
 
 
-def has_kernels_for(device: str) -> bool:
-    """Whether they have kernels for a type of device, ``'cpu'`` or ``'cuda'``."""
-    return has_extension() and device in _devices
+def has_kernels_for(device: str, name: str = "depthwise_taps") -> bool:
+    """Whether a compiled operator has a kernel for a type of device, ``'cpu'`` or ``'cuda'``.
+
+    Args:
+        device: type of the device.
+        name: name of the operator, without the namespace. Default: one that every build has for
+            each device that it was built for.
+    """
+    return has_extension() and _has_kernel(name, device.upper())
 
 
 @contextmanager
@@ -47,14 +54,15 @@ def compiled(
     """A compiled operator as a function.
 
     Args:
-        name: of the operator, without its namespace.
-        fake: gives its outputs' shapes and dtypes, for graphs that are compiled.
-        differentiate: registers its derivative, given its name, and returns the function: see
-            :mod:`mmlearnconv.ops.autograd`. Default: none has been registered.
-        flops: operations for PyTorch's counter; a multiply-add is two. Default: none are counted.
+        name: name of the operator, without the namespace.
+        fake: returns empty outputs of the right shapes and dtypes, for torch.compile.
+        differentiate: takes the operator's name, registers its derivative and returns it as a
+            function: see :mod:`mmlearnconv.ops.autograd`. Default: ``None``, no derivative.
+        flops: formula for PyTorch's FLOP counter; a multiply-add counts as two. Default: ``None``,
+            not counted.
 
     Returns:
-        Callable: the operator. Where it is not there, a function that says so.
+        Callable: the operator. If it was not built, a function that raises ``RuntimeError``.
     """
     if _library is None:
         return _absent(name)
@@ -84,7 +92,7 @@ def _leave_out(why: str) -> None:
 
 
 def _load() -> Path | None:
-    """Load the compiled operations, or warn why not; the file that they are in."""
+    """Load the compiled operations and return their file; otherwise warn why, and return None."""
     if os.environ.get("MMLEARNCONV_WITHOUT_OPS") == "1":
         return None
     folder = Path(__file__).parent
@@ -104,13 +112,11 @@ def _load() -> Path | None:
     return paths[0]
 
 
-def _devices_with_kernels() -> set[str]:
-    if _library is None or not hasattr(torch.ops.mmlearnconv, "depthwise_taps"):
-        return set()
-    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
-    return {k.lower() for k in ("CPU", "CUDA") if has_kernel("mmlearnconv::depthwise_taps", k)}
+@cache
+def _has_kernel(name: str, key: str) -> bool:
+    known = key in ("CPU", "CUDA") and hasattr(torch.ops.mmlearnconv, name)
+    return known and torch._C._dispatch_has_kernel_for_dispatch_key(f"mmlearnconv::{name}", key)
 
 
 _switched_off = False
 _library = _load()
-_devices = _devices_with_kernels()

@@ -8,8 +8,10 @@ import torch.nn.functional as F
 from torch.autograd import gradcheck, gradgradcheck
 
 from mmlearnconv.ops import depthwise_conv2d
-from mmlearnconv.ops.depthwise import DepthwiseFunction, correlate
-from tests.ops.op_testing import built
+from mmlearnconv.ops.correlation import correlate
+from mmlearnconv.ops.depthwise import DepthwiseFunction
+from mmlearnconv.ops.extension import has_kernels_for
+from tests.ops.op_testing import DEVICE, built
 
 
 def sweep(count):
@@ -83,11 +85,67 @@ def test_gradients_of_gradients(stride, dilation, path):
     bias = torch.randn(2, dtype=torch.double, requires_grad=True)
 
     def function(x, weight, bias):
-        # Its own backward pass, which small kernels in float64 do not need.
+        # Our backward pass, called directly: small kernels in float64 do not use it.
         return DepthwiseFunction.apply(x, weight, bias, stride, (1, 2), dilation)
 
     assert gradcheck(function, (x, weight, bias))
     assert gradgradcheck(function, (x, weight, bias))
+
+
+# On CUDA, and where the emulator runs CUDA's kernels.
+own_kernels = pytest.mark.skipif(
+    not has_kernels_for(DEVICE, "depthwise_forward"),
+    reason="this device has no such kernels",
+)
+
+
+@own_kernels
+@pytest.mark.parametrize("stride", [1, 2])
+def test_second_derivatives_of_the_cuda_kernels(stride):
+    tensors = [torch.randn(2, 3, 11, 9), torch.randn(3, 1, 5, 6), torch.randn(3)]
+    found = []
+    for convolve, dtype in ((depthwise_conv2d, torch.float), (F.conv2d, torch.double)):
+        leaves = [t.to(dtype).requires_grad_() for t in tensors]
+        groups = (3,) if convolve is F.conv2d else ()
+        output = convolve(*leaves, stride, (2, 3), 1, *groups)
+        # A gradient of gradients needs what depends on them in another way than linearly.
+        first = torch.autograd.grad(output.square().sum(), leaves, create_graph=True)
+        second = torch.autograd.grad(sum(g.square().sum() for g in first), leaves)
+        found.append([*first, *second])
+    for ours, exact in zip(*found, strict=True):
+        scale = exact.abs().max().item()
+        torch.testing.assert_close(ours.double(), exact, rtol=1e-4, atol=1e-5 * scale)
+
+
+@own_kernels
+@pytest.mark.parametrize("stride", [1, 2])
+def test_the_cuda_kernels_are_operators_like_pytorch_s(stride):
+    x, weight = torch.randn(2, 3, 8, 7), torch.randn(3, 1, 5, 4)
+    leaves = [t.requires_grad_() for t in (x, weight, torch.randn(3))]
+    size = list(F.conv2d(x, weight, None, stride, 2, 1, 3).shape[2:])
+    operators = torch.ops.mmlearnconv
+    geometry = [stride] * 2, [2, 2]
+    torch.library.opcheck(operators.depthwise_forward.default, (*leaves, size, *geometry))
+    grad = torch.randn(2, 3, *size, requires_grad=True)
+    torch.library.opcheck(
+        operators.depthwise_input_grad.default, (grad, weight, list(x.shape[2:]), *geometry)
+    )
+
+
+@own_kernels
+@pytest.mark.parametrize(
+    ("x", "weight", "stride", "message"),
+    [
+        (torch.zeros(1, 2, 8, 8), torch.zeros(2, 1, 33, 5), 1, "at most 31"),
+        (torch.zeros(1, 2, 8, 8), torch.zeros(2, 1, 5, 5), 3, "must be 1 or 2"),
+        (torch.zeros(1, 2, 8, 8), torch.zeros(3, 1, 5, 5), 1, r"must be \(C, 1, rows"),
+        (torch.zeros(1, 2, 8, 8), torch.zeros(2, 1, 5, 5).half(), 1, "of Half"),
+        (torch.zeros(1, 2, 8, 8).double(), torch.zeros(2, 1, 5, 5).double(), 1, "float64"),
+    ],
+)
+def test_what_the_cuda_kernels_refuse_is_named(x, weight, stride, message):
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.mmlearnconv.depthwise_forward(x, weight, None, [4, 4], [stride] * 2, [2, 2])
 
 
 def test_correlation_does_not_wrap_around():

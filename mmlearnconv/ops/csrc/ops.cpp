@@ -1,4 +1,4 @@
-// The operators' schemas. What they compute stands in ops/reference.py.
+// The operators' schemas. ops/reference/ defines the convolutions that they compute.
 #include <torch/library.h>
 
 TORCH_LIBRARY(mmlearnconv, m) {
@@ -6,6 +6,13 @@ TORCH_LIBRARY(mmlearnconv, m) {
   m.def(
       "dcls_kernel_backward(Tensor grad, Tensor weight, Tensor positions, SymInt[] size) "
       "-> (Tensor, Tensor)");
+  // Where PyTorch's own is slow: on CUDA.
+  m.def(
+      "depthwise_forward(Tensor input, Tensor weight, Tensor? bias, SymInt[2] output_size, "
+      "SymInt[2] stride, SymInt[2] padding) -> Tensor");
+  m.def(
+      "depthwise_input_grad(Tensor grad, Tensor weight, SymInt[2] input_size, SymInt[2] stride, "
+      "SymInt[2] padding) -> Tensor");
   m.def(
       "depthwise_weight_grad(Tensor input, Tensor grad, SymInt[2] size, SymInt[2] stride, "
       "SymInt[2] padding, SymInt[2] dilation) -> Tensor");

@@ -1,10 +1,12 @@
-// The bilinear kernel of a dilated convolution with learnable spacings, one kernel a call.
+// Bilinear kernels of a dilated convolution with learnable spacings.
 #pragma once
+
+#include "launch.h"
 
 #include <ATen/Dispatch.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
-#include <ATen/ops/zeros.h>
 #include <c10/macros/Macros.h>
 #include <c10/util/Exception.h>
 
@@ -15,42 +17,44 @@
 
 namespace mmlearnconv {
 
+// `count` elements in each of `kernels` windows, with D axes.
+template <int D>
 struct Window {
-  int64_t dims, count, kernels;
-  int64_t size[3];
+  int64_t count, kernels;
+  int size[D];
 
-  C10_HOST_DEVICE int64_t cells() const {
-    int64_t cells = 1;
-    for (int64_t a = 0; a < dims; ++a) cells *= size[a];
+  C10_HOST_DEVICE int cells() const {
+    int cells = 1;
+    for (int a = 0; a < D; ++a) cells *= size[a];
     return cells;
   }
 };
 
-// An element's lowest cell and its parts beyond it. Positions are (dims, kernels, count); one that
-// is not a number makes its kernel so, as a weight does.
-template <typename T>
+// An element's lowest cell and its distance from that cell along each axis. Positions are
+// (D, kernels, count); a NaN position makes its whole kernel NaN, as does a NaN weight.
+template <typename T, int D>
 struct Element {
-  int64_t low[3];
-  T part[3];
+  int low[D];
+  T part[D];
   bool nan = false;
 
-  C10_HOST_DEVICE Element(const Window& w, const T* positions, int64_t kernel, int64_t e) {
-    for (int64_t a = 0; a < w.dims; ++a) {
+  C10_HOST_DEVICE Element(const Window<D>& w, const T* positions, int64_t kernel, int64_t e) {
+    for (int a = 0; a < D; ++a) {
       const T q = positions[(a * w.kernels + kernel) * w.count + e] + static_cast<T>(w.size[a] / 2);
       nan = nan || q != q;
-      // Far out is outside: no cell that a corner could reach.
+      // Positions so far outside that no corner is in the window all get the same cell.
       const bool near = q > T(-2) && q < static_cast<T>(w.size[a] + 1);
-      low[a] = near ? static_cast<int64_t>(q + T(2)) - 2 : -2;
+      low[a] = near ? static_cast<int>(q + T(2)) - 2 : -2;
       part[a] = q - static_cast<T>(low[a]);
     }
   }
 
   // The corner's cell, -1 outside the window, and its factor on each axis.
-  C10_HOST_DEVICE int64_t cell(const Window& w, int64_t corner, T* factors) const {
-    int64_t cell = 0;
+  C10_HOST_DEVICE int cell(const Window<D>& w, int corner, T* factors) const {
+    int cell = 0;
     bool inside = true;
-    for (int64_t a = 0; a < w.dims; ++a) {
-      const int64_t upper = corner >> a & 1, index = low[a] + upper;
+    for (int a = 0; a < D; ++a) {
+      const int upper = corner >> a & 1, index = low[a] + upper;
       inside = inside && index >= 0 && index < w.size[a];
       cell = cell * w.size[a] + index;
       factors[a] = upper ? part[a] : T(1) - part[a];
@@ -59,105 +63,91 @@ struct Element {
   }
 };
 
-// `out` is the kernel's window, zeros before.
-template <typename T>
-C10_HOST_DEVICE inline void add_elements(
-    T* out, const T* weight, const T* positions, const Window& w, int64_t kernel) {
-  for (int64_t e = 0; e < w.count; ++e) {
-    const Element<T> element(w, positions, kernel, e);
-    const T by = weight[kernel * w.count + e];
-    if (element.nan || by != by)
-      for (int64_t cell = 0; cell < w.cells(); ++cell) out[cell] = static_cast<T>(NAN);
-    for (int64_t corner = 0; corner < 1 << w.dims; ++corner) {
-      T factors[3];
-      const int64_t cell = element.cell(w, corner, factors);
-      if (cell < 0) continue;
-      T value = by;
-      for (int64_t a = 0; a < w.dims; ++a) value *= factors[a];
-      out[cell] += value;
-    }
-  }
-}
-
-template <typename T>
-C10_HOST_DEVICE inline void elements_backward(
-    T* grad_weight, T* grad_positions, const T* grad, const T* weight, const T* positions,
-    const Window& w, int64_t kernel) {
-  for (int64_t e = 0; e < w.count; ++e) {
-    const Element<T> element(w, positions, kernel, e);
-    const T start = element.nan ? static_cast<T>(NAN) : T(0);
-    T of_weight = start, slopes[3] = {start, start, start};
-    for (int64_t corner = 0; corner < 1 << w.dims; ++corner) {
-      T factors[3];
-      const int64_t cell = element.cell(w, corner, factors);
-      if (cell < 0) continue;
-      T share = 1;
-      for (int64_t a = 0; a < w.dims; ++a) share *= factors[a];
-      of_weight += share * grad[cell];
-      for (int64_t a = 0; a < w.dims; ++a) {
-        T slope = corner >> a & 1 ? T(1) : T(-1);
-        for (int64_t other = 0; other < w.dims; ++other)
-          if (other != a) slope *= factors[other];
-        slopes[a] += slope * grad[cell];
-      }
-    }
-    const int64_t own = kernel * w.count + e;
-    grad_weight[own] = of_weight;
-    for (int64_t a = 0; a < w.dims; ++a)
-      grad_positions[a * w.kernels * w.count + own] = slopes[a] * weight[own];
-  }
-}
-
-template <typename T>
-struct AddElements {
-  T* out;
-  const T *weight, *positions;
-  Window w;
-
-  C10_HOST_DEVICE void operator()(int64_t kernel) const {
-    add_elements(out + kernel * w.cells(), weight, positions, w, kernel);
-  }
-};
-
-template <typename T>
-struct ElementsBackward {
+// The gradients of one element, which is what an index counts, kernel by kernel.
+template <typename T, int D>
+struct ElementBackward {
   T *grad_weight, *grad_positions;
   const T *grad, *weight, *positions;
-  Window w;
+  Window<D> w;
 
-  C10_HOST_DEVICE void operator()(int64_t kernel) const {
-    elements_backward(
-        grad_weight, grad_positions, grad + kernel * w.cells(), weight, positions, w, kernel);
+  C10_HOST_DEVICE void operator()(int64_t i) const {
+    const int64_t kernel = i / w.count;
+    const Element<T, D> element(w, positions, kernel, i - kernel * w.count);
+    const T* const of_kernel = grad + kernel * w.cells();
+    const T start = element.nan ? static_cast<T>(NAN) : T(0);
+    T of_weight = start, slopes[D];
+    for (int a = 0; a < D; ++a) slopes[a] = start;
+#pragma unroll
+    for (int corner = 0; corner < 1 << D; ++corner) {
+      T factors[D];
+      const int cell = element.cell(w, corner, factors);
+      if (cell < 0) continue;
+      T product = 1;
+      for (int a = 0; a < D; ++a) product *= factors[a];
+      of_weight += product * of_kernel[cell];
+      for (int a = 0; a < D; ++a) {
+        T slope = corner >> a & 1 ? T(1) : T(-1);
+        for (int other = 0; other < D; ++other)
+          if (other != a) slope *= factors[other];
+        slopes[a] += slope * of_kernel[cell];
+      }
+    }
+    grad_weight[i] = of_weight;
+    for (int a = 0; a < D; ++a) grad_positions[a * w.kernels * w.count + i] = slopes[a] * weight[i];
   }
 };
 
-inline Window window(const at::Tensor& weight, const at::Tensor& positions, at::IntArrayRef size) {
-  TORCH_CHECK(
-      weight.dim() == 3 && positions.dim() == 4 && positions.sizes().slice(1) == weight.sizes() &&
-          positions.size(0) == static_cast<int64_t>(size.size()) && !size.empty() &&
-          size.size() <= 3 && positions.scalar_type() == weight.scalar_type(),
-      "dcls_kernel: positions ", positions.sizes(), " of ", positions.scalar_type(), " must be (",
-      size.size(), ", out, in / groups, count), at most 3 axes, for weight ", weight.sizes(),
-      " of ", weight.scalar_type());
-  Window w{static_cast<int64_t>(size.size()), weight.size(2), weight.size(0) * weight.size(1), {}};
-  for (size_t a = 0; a < size.size(); ++a) w.size[a] = size[a];
+template <int D>
+Window<D> window(const at::Tensor& weight, at::IntArrayRef size) {
+  Window<D> w{weight.size(2), weight.size(0) * weight.size(1), {}};
+  for (int a = 0; a < D; ++a) w.size[a] = static_cast<int>(size[a]);
   return w;
 }
 
-template <typename Launch>
+inline void check_elements(
+    const at::Tensor& weight, const at::Tensor& positions, at::IntArrayRef size) {
+  TORCH_CHECK(
+      weight.dim() == 3 && positions.dim() == 4 && positions.sizes().slice(1) == weight.sizes() &&
+          positions.size(0) == static_cast<int64_t>(size.size()) && !size.empty() &&
+          size.size() <= 3 && positions.scalar_type() == weight.scalar_type() &&
+          positions.device() == weight.device(),
+      "dcls_kernel: positions ", positions.sizes(), " of ", positions.scalar_type(), " on ",
+      positions.device(), " must be (", size.size(),
+      ", out, in / groups, count), at most 3 axes, "
+      "for weight ",
+      weight.sizes(), " of ", weight.scalar_type(), " on ", weight.device());
+  int64_t cells = 1;
+  for (const int64_t length : size) {
+    TORCH_CHECK(
+        length > 0 && (cells *= length) < int64_t(1) << 31, "dcls_kernel: window ", size,
+        " must have positive sizes and fewer than 2^31 cells");
+  }
+}
+
+// Calls `run` with the number of axes as a constant.
+template <typename Run>
+void with_axes(size_t axes, const Run& run) {
+  if (axes == 1) run(std::integral_constant<int, 1>{});
+  if (axes == 2) run(std::integral_constant<int, 2>{});
+  if (axes == 3) run(std::integral_constant<int, 3>{});
+}
+
+// `build` fills the kernels: build(out, weight, positions, window).
+template <typename Build>
 at::Tensor dcls_kernel_with(
-    const Launch& launch, const at::Tensor& weight, const at::Tensor& positions,
+    const Build& build, const at::Tensor& weight, const at::Tensor& positions,
     at::IntArrayRef size) {
-  const Window w = window(weight, positions, size);
-  const at::Tensor by = weight.contiguous(), positions_c = positions.contiguous();
+  check_elements(weight, positions, size);
+  const at::Tensor weight_c = weight.contiguous(), positions_c = positions.contiguous();
   std::vector<int64_t> shape{weight.size(0), weight.size(1)};
   shape.insert(shape.end(), size.begin(), size.end());
-  const at::Tensor out = at::zeros(shape, weight.options());
+  const at::Tensor out = at::empty(shape, weight.options());
   AT_DISPATCH_FLOATING_TYPES(weight.scalar_type(), "dcls_kernel", [&] {
-    launch(
-        w.kernels, AddElements<scalar_t>{
-                       out.data_ptr<scalar_t>(), by.const_data_ptr<scalar_t>(),
-                       positions_c.const_data_ptr<scalar_t>(), w});
+    with_axes(size.size(), [&](auto axes) {
+      build(
+          out.data_ptr<scalar_t>(), weight_c.const_data_ptr<scalar_t>(),
+          positions_c.const_data_ptr<scalar_t>(), window<axes>(weight, size));
+    });
   });
   return out;
 }
@@ -166,19 +156,27 @@ template <typename Launch>
 std::tuple<at::Tensor, at::Tensor> dcls_kernel_backward_with(
     const Launch& launch, const at::Tensor& grad, const at::Tensor& weight,
     const at::Tensor& positions, at::IntArrayRef size) {
-  const Window w = window(weight, positions, size);
-  const at::Tensor by = weight.contiguous(), positions_c = positions.contiguous(),
-                   g = grad.contiguous();
+  check_elements(weight, positions, size);
+  std::vector<int64_t> shape{weight.size(0), weight.size(1)};
+  shape.insert(shape.end(), size.begin(), size.end());
   TORCH_CHECK(
-      g.numel() == w.kernels * w.cells() && g.scalar_type() == weight.scalar_type(),
-      "dcls_kernel_backward: grad ", grad.sizes(), " must be kernels of ", size);
-  const at::Tensor grad_weight = at::empty_like(by), grad_positions = at::empty_like(positions_c);
+      grad.sizes() == at::IntArrayRef(shape) && grad.scalar_type() == weight.scalar_type() &&
+          grad.device() == weight.device(),
+      "dcls_kernel_backward: grad ", grad.sizes(), " of ", grad.scalar_type(), " on ",
+      grad.device(), " must be ", at::IntArrayRef(shape), " of ", weight.scalar_type(), " on ",
+      weight.device());
+  const at::Tensor weight_c = weight.contiguous(), positions_c = positions.contiguous(),
+                   g = grad.contiguous();
+  const at::Tensor grad_weight = at::empty_like(weight_c),
+                   grad_positions = at::empty_like(positions_c);
   AT_DISPATCH_FLOATING_TYPES(weight.scalar_type(), "dcls_kernel_backward", [&] {
-    launch(
-        w.kernels, ElementsBackward<scalar_t>{
-                       grad_weight.data_ptr<scalar_t>(), grad_positions.data_ptr<scalar_t>(),
-                       g.const_data_ptr<scalar_t>(), by.const_data_ptr<scalar_t>(),
-                       positions_c.const_data_ptr<scalar_t>(), w});
+    with_axes(size.size(), [&](auto axes) {
+      launch(
+          weight.numel(), ElementBackward<scalar_t, axes>{
+                              grad_weight.data_ptr<scalar_t>(), grad_positions.data_ptr<scalar_t>(),
+                              g.const_data_ptr<scalar_t>(), weight_c.const_data_ptr<scalar_t>(),
+                              positions_c.const_data_ptr<scalar_t>(), window<axes>(weight, size)});
+    });
   });
   return {grad_weight, grad_positions};
 }

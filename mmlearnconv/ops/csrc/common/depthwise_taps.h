@@ -31,7 +31,7 @@ inline TapSizes check_taps(
       cells.dim() == 4 && cells.sizes().slice(0, 3) == values.sizes() && cells.size(3) == 2 &&
           cells.scalar_type() == at::kLong,
       "depthwise_taps: cells ", cells.sizes(), " of ", cells.scalar_type(),
-      " must be (C, multiplier, taps, 2) integers, for values ", values.sizes());
+      " must be (C, multiplier, taps, 2) of Long, for values ", values.sizes());
   return {input.size(0), input.size(1), values.size(1), values.size(2)};
 }
 
@@ -47,7 +47,7 @@ inline void check_grad(const at::Tensor& grad, const at::Tensor& input, const Ta
           grad.scalar_type() == input.scalar_type(),
       "depthwise_taps_backward: grad ", grad.sizes(), " of ", grad.scalar_type(),
       " does not fit input ", input.sizes(), " of ", input.scalar_type(), " with ", n.multiplier,
-      " outputs a channel");
+      " outputs per channel");
 }
 
 inline void check_weight_grad(
@@ -70,7 +70,7 @@ inline void check_weight_grad(
   }
 }
 
-// A map's memory: where its planes, rows and columns begin.
+// The strides of a map's images, channels, rows and columns, in elements.
 struct Strides {
   int64_t n, c, y, x;
 
@@ -81,7 +81,7 @@ struct Strides {
   }
 };
 
-// What index i of a map is, in the order of its memory.
+// Image, channel, row and column of element i of a map, counted in memory order.
 struct MapIndex {
   int64_t n, c, y, x;
 
@@ -153,7 +153,7 @@ struct TapsInputGrad {
   }
 };
 
-// Of a few rows of the batch each, accumulate_dtype after.
+// Gradient of the values: one partial sum per piece of a few output rows; the caller adds them up.
 template <typename scalar_t, typename sum_t>
 struct TapsValueGrad {
   sum_t* parts;  // (pieces, C * multiplier * taps)
@@ -184,7 +184,7 @@ struct TapsValueGrad {
   }
 };
 
-// What an operation's output follows: channels_last where the input is nothing else.
+// Memory format of the output: channels_last if the input is so and is not also contiguous.
 inline at::MemoryFormat format_of(const at::Tensor& tensor) {
   const bool last = tensor.is_contiguous(at::MemoryFormat::ChannelsLast);
   return last && !tensor.is_contiguous() ? at::MemoryFormat::ChannelsLast

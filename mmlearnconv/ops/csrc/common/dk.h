@@ -50,7 +50,7 @@ C10_HOST_DEVICE C10_ALWAYS_INLINE DeformableTap<T> deformable_tap(
   if (HAS_DATA_OFFSETS) {
     T at_y = static_cast<T>(row) + data_offsets[own];
     T at_x = static_cast<T>(column) + data_offsets[own + d.locations()];
-    // One that is not a number makes the other so: off the map neither would be read.
+    // If one coordinate is NaN, both become NaN: off the map the NaN would be lost.
     if (at_y != at_y) at_x = at_y;
     if (at_x != at_x) at_y = at_x;
     t.map = bilinear_weights(on_map(at_y, d.map.y.size), on_map(at_x, d.map.x.size), d.map.x.size);
@@ -59,7 +59,7 @@ C10_HOST_DEVICE C10_ALWAYS_INLINE DeformableTap<T> deformable_tap(
   } else {
     const bool inside = d.map.y.holds(row) && d.map.x.holds(column);
     t.map.at[0] = inside ? n * pixels + row * d.map.x.size + column : -1;
-    // An offset that is not a number is not lost with a tap off the map: any pixel shows it.
+    // A NaN offset must reach the output even if its tap is off the map: read the first pixel.
     const T share = t.space.share[0];
     if (!inside && share != share) t.map.at[0] = n * pixels;
   }
@@ -106,7 +106,7 @@ inline Deformable depthwise_sizes(
       input, offsets, data_offsets, kernel_size, space.sizes().slice(2), stride, padding, dilation);
 }
 
-// Columns of the locations begin..end-1, or their gradient.
+// Checks `columns`, or their gradient, for the locations begin..end-1.
 inline void check_columns(
     const at::Tensor& input, const at::Tensor& columns, const Deformable& d, int64_t begin,
     int64_t end) {
@@ -116,7 +116,7 @@ inline void check_columns(
       "dk_columns: input must be channels_last, of float32 or float64");
   TORCH_CHECK(
       0 <= begin && begin <= end && end <= d.batch * d.locations(), "dk_columns: locations ", begin,
-      " to ", end, " of ", d.batch * d.locations());
+      " to ", end, " must lie in 0 to ", d.batch * d.locations());
   const int64_t expected[] = {end - begin, d.cells(), d.channels};
   TORCH_CHECK(
       columns.is_contiguous() && columns.sizes() == at::IntArrayRef(expected) &&
@@ -136,8 +136,8 @@ inline void check_column_grads(
           grad_input.scalar_type() == input.scalar_type() &&
           grad_offsets.scalar_type() == input.scalar_type() &&
           data_offsets.has_value() == grad_data_offsets.has_value(),
-      "dk_columns_backward: gradients must be laid out like what they are of, of the input's "
-      "dtype");
+      "dk_columns_backward: grad_input must be channels_last and grad_offsets contiguous, with the "
+      "shapes of input and offsets and the input's dtype");
 }
 
 }  // namespace mmlearnconv

@@ -92,8 +92,9 @@ struct DkColumns {
   }
 };
 
-// The gradients. Depthwise, `space` is the kernel space and `grad` the output's gradient; else
-// `space` holds the columns' gradients from location `begin` on, and there is no grad.
+// What the gradients are computed from. If DEPTHWISE, `space` is the kernel space and `grad` the
+// gradient of the output. Otherwise `space` is the gradient of the columns from location `begin`
+// on, and `grad` is null.
 template <typename scalar_t, typename sum_t, bool HAS_DATA_OFFSETS, bool DEPTHWISE>
 struct DkGradients {
   Sampling<scalar_t, sum_t, HAS_DATA_OFFSETS> s;
@@ -109,7 +110,7 @@ struct DkGradients {
   }
 };
 
-// The input's, added to what is there: an index reads all that reads it.
+// Gradient of the input, accumulated: each work item gathers from all outputs that read its pixel.
 template <typename scalar_t, typename sum_t, bool DEPTHWISE>
 struct DkInputGrad {
   DkGradients<scalar_t, sum_t, false, DEPTHWISE> g;
@@ -131,8 +132,9 @@ struct DkInputGrad {
   }
 };
 
-// The same with data offsets, which no index can invert: the locations add to it, each for itself,
-// or one work item per channel where the order must not change.
+// The same with data offsets. The outputs that read a pixel are then unknown, so the locations
+// scatter: with one work item per location and channel, or, if the result must be deterministic,
+// one per channel, which goes through the locations in order.
 template <typename scalar_t, typename sum_t, bool DEPTHWISE>
 struct DkMovedInputGrad {
   DkGradients<scalar_t, sum_t, true, DEPTHWISE> g;
@@ -154,7 +156,7 @@ struct DkMovedInputGrad {
   }
 };
 
-// The offsets', one work item per location and tap.
+// Gradients of the offsets, one work item per location and tap.
 template <typename scalar_t, typename sum_t, bool HAS_DATA_OFFSETS, bool DEPTHWISE>
 struct DkOffsetGrad {
   DkGradients<scalar_t, sum_t, HAS_DATA_OFFSETS, DEPTHWISE> g;
@@ -188,7 +190,7 @@ struct DkOffsetGrad {
   }
 };
 
-// The kernel space's, from a few locations each, accumulate_dtype after.
+// Gradient of the kernel space: one partial sum per piece of a few locations; the caller adds them.
 template <typename scalar_t, typename sum_t, bool HAS_DATA_OFFSETS>
 struct DkSpaceGrad {
   DkGradients<scalar_t, sum_t, HAS_DATA_OFFSETS, true> g;
@@ -218,7 +220,7 @@ template <typename Launch>
 struct DkOperators {
   Launch launch;
 
-  // `run` with the dtypes of the input and the sums, and whether there are data offsets.
+  // Calls `run` with the dtypes of the input and of the sums, and whether there are data offsets.
   template <typename Run>
   static void dispatch(const at::Tensor& input, bool moved, const Run& run) {
     AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, input.scalar_type(), "dk", [&] {

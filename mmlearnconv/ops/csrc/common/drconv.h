@@ -54,8 +54,8 @@ inline void check_places(
       region.is_contiguous() && order.is_contiguous() && region.numel() == locations &&
           order.numel() == locations && region.scalar_type() == at::kLong &&
           order.scalar_type() == at::kLong && 0 <= begin && begin <= end && end <= locations,
-      "drconv: region ", region.sizes(), " and order ", order.sizes(), " must have ", locations,
-      " integers, and hold ", begin, " to ", end);
+      "drconv: region ", region.sizes(), " and order ", order.sizes(), " must be contiguous with ",
+      locations, " elements of Long, and contain the range ", begin, " to ", end);
 }
 
 inline void check_features(
@@ -78,7 +78,8 @@ inline void check_feature_grads(
           grad_pattern.sizes() == pattern.sizes() &&
           grad_input.scalar_type() == input.scalar_type() &&
           grad_pattern.scalar_type() == input.scalar_type(),
-      "drconv_features_backward: gradients must be laid out like what they are of");
+      "drconv_features_backward: grad_input must be channels_last and grad_pattern contiguous, "
+      "with the shapes of input and pattern and the input's dtype");
 }
 
 inline void check_products(

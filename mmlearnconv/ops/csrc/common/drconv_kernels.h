@@ -36,7 +36,7 @@ struct RegionFeatures {
   }
 };
 
-// An index reads all locations that read it; `rank` is the inverse of `order`.
+// Each work item gathers from all locations that read its pixel; `rank` is the inverse of `order`.
 template <typename T>
 struct RegionInputGrad {
   Regions r;
@@ -63,12 +63,12 @@ struct RegionInputGrad {
   }
 };
 
-// Of the pattern, for each location and tap.
+// Contributions to the pattern's gradient, one per location and tap.
 template <typename T>
 struct RegionPatternGrad {
   Regions r;
   T* out;          // (location, tap)
-  int64_t* owner;  // of a location: its place in (N, regions)
+  int64_t* owner;  // index of each location's image and region in (N, regions)
   const T *grad, *input;
   const int64_t *region, *order;
   int64_t begin;

@@ -9,8 +9,8 @@
 
 namespace mmlearnconv {
 
-// Output i reads input i * stride - padding + cell * dilation. Padding may be negative:
-// a piece of a map has the padding that its first row and column leave.
+// Output i reads input i * stride - padding + cell * dilation. Padding may be negative: for a tile
+// of a map it is relative to the tile's first row and column.
 struct Axis {
   int64_t size, out_size, stride, padding, dilation;
 

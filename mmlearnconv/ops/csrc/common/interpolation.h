@@ -7,7 +7,7 @@
 
 namespace mmlearnconv {
 
-// Linear interpolation along an axis: cell `low` counts 1 - part, `high` counts part.
+// Linear interpolation along an axis: cell `low` has weight 1 - part, `high` has weight part.
 template <typename T>
 struct Linear {
   int64_t low, high;
@@ -15,21 +15,22 @@ struct Linear {
   bool moves;  // whether the position has a gradient
 };
 
-// Positions beyond the cells are clipped, without a gradient; at a cell it is the right-hand one,
-// at the last the left-hand one, so that a position on an edge can move back in.
+// Positions outside the cells are clipped and get no gradient. At a cell the derivative is the
+// right-hand one, at the last cell the left-hand one, so that a position on an edge can move back
+// inside.
 template <typename T>
 C10_HOST_DEVICE C10_ALWAYS_INLINE Linear<T> clipped(T position, int64_t cells) {
   const T last = static_cast<T>(cells - 1);
   const bool moves = position >= 0 && position <= last;
   const T bounded = position < 0 ? T(0) : position > last ? last : position;
-  // Not a number reads cell 0, and stays one through the part.
+  // A NaN position reads cell 0; `part` keeps the NaN.
   int64_t low = bounded >= 0 ? static_cast<int64_t>(bounded) : 0;
   if (low > 0 && low == cells - 1) --low;
   return {low, low + 1 < cells ? low + 1 : cells - 1, bounded - static_cast<T>(low), moves};
 }
 
-// A position on a map: pixels `low` and `low + 1`, of which those outside count as zeros. Not a
-// number reads pixel 0, and stays one through the part.
+// A position on a map, between pixels `low` and `low + 1`. A pixel outside the map is -1 and counts
+// as zero. A NaN position reads pixel 0; `part` keeps the NaN.
 template <typename T>
 C10_HOST_DEVICE C10_ALWAYS_INLINE Linear<T> on_map(T position, int64_t size) {
   if (position != position) return {0, 0, position, true};
@@ -39,7 +40,7 @@ C10_HOST_DEVICE C10_ALWAYS_INLINE Linear<T> on_map(T position, int64_t size) {
   return {low, low + 1 < size ? low + 1 : -1, position - static_cast<T>(low), true};
 }
 
-// How the four neighbours of a place count, low row first, and its slopes along y and x.
+// Weights of a position's four neighbours, low row first, and the derivatives along y and x.
 template <typename T>
 struct BilinearWeights {
   int64_t at[4];
@@ -57,7 +58,7 @@ struct BilinearWeights {
   }
 };
 
-// Absent neighbours are -1 and have no share.
+// Neighbours outside the map have index -1 and weight 0.
 template <typename T>
 C10_HOST_DEVICE C10_ALWAYS_INLINE BilinearWeights<T> bilinear_weights(
     const Linear<T>& y, const Linear<T>& x, int64_t columns) {

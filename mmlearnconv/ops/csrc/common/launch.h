@@ -8,12 +8,12 @@
 
 namespace mmlearnconv {
 
-// Numbers are accumulate_dtype in float32, in float64 where the input is.
+// The dtype in which sums are accumulated: float64 for float64 input, float32 otherwise.
 inline at::ScalarType accumulate_dtype(const at::Tensor& tensor) {
   return tensor.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
 }
 
-// Adds where other indices may add at the same time, in an order that no one says.
+// Adds to an element that other work items may add to concurrently, in no defined order.
 template <typename T>
 C10_HOST_DEVICE C10_ALWAYS_INLINE void add_shared(T* to, T value) {
 #ifdef __CUDA_ARCH__
@@ -32,7 +32,7 @@ struct Location {
   }
 };
 
-// The output place that reads input place `at` through a cell, or -1.
+// The output index that reads input `index` through `cell`, or -1 if there is none.
 template <typename Axis>
 C10_HOST_DEVICE C10_ALWAYS_INLINE int64_t
 output_index_of(const Axis& axis, int64_t index, int64_t cell) {

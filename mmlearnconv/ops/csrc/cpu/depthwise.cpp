@@ -1,8 +1,8 @@
 // Weight gradient of a depthwise convolution, in channels_last:
 //   out[c, u, v] = sum over n, y, x of grad[n, y, x, c] * input[n, y s + u d - p, x s + v d - p, c]
-// A vector runs over channels; a few taps of a kernel row stay in registers while a row of the map
-// passes by. Bands of rows are accumulate_dtype apart, in an order that no number of threads
-// changes.
+// Each vector holds consecutive channels. The sums of a few taps of a kernel row stay in registers
+// while a row of the map is read. Bands of rows are summed separately; their sums are added in an
+// order that does not depend on the number of threads.
 
 #include "../common/depthwise_taps.h"
 #include "vector.h"

@@ -1,8 +1,10 @@
-// Depthwise convolution by lists of taps, planes of the map in their rows:
-//   out[n, (c m), y, x] = sum over t of values[c, m, t] * input[n, c, y s + i d - p, x s + j d -
-//   p], (i, j) = cells[c, m, t], zero outside the map.
-// A channel's plane is copied with its border of zeros, its columns sorted by their rest modulo the
-// stride, so that a tap is one offset and a row of outputs a sum of shifted rows.
+// Depthwise convolution by lists of taps, one plane of the map at a time:
+//   out[n, (c m), y, x] = sum over t of
+//       values[c, m, t] * input[n, c, y s + i d - p, x s + j d - p],
+//   with (i, j) = cells[c, m, t] and zeros outside the map.
+// Each channel's plane is copied with a border of zeros and with its columns ordered by their
+// remainder modulo the stride. A tap is then a single offset, and a row of outputs is a sum of
+// shifted rows.
 
 #include "../common/depthwise_taps.h"
 #include "memory_format.h"
@@ -32,7 +34,7 @@ struct Tap {
   int64_t index;  // in the list it came from
 };
 
-// A plane with its border: input place (row, column) stands at
+// A plane with its border. Input element (row, column) is stored at
 // (row - top) * length + (column - left) % stride * phase + (column - left) / stride.
 struct Plane {
   int64_t top = 0, left = 0, rows = 0, phase = 0, stride = 1;
@@ -99,7 +101,7 @@ void fill(std::vector<T>& to, const Plane& plane, const T* from, int64_t height,
   }
 }
 
-// The inverse: the plane within its border.
+// The inverse of fill: copies the plane out of its border.
 template <typename T>
 void unfill(T* to, const Plane& plane, const std::vector<T>& from, int64_t height, int64_t width) {
   const int64_t s = plane.stride;
@@ -133,7 +135,7 @@ MMLC_INLINE void sum_taps(
     store(out + b * kLanes<T>, sums[b], b + 1 < BLOCKS ? kLanes<T> : last);
 }
 
-// The sums of a plane, added to what is there or to a start.
+// Computes a plane of outputs; adds to `out` if `add` is true, otherwise to `start`.
 template <typename T>
 MMLC_INLINE void sum_plane(
     T* out, const T* from, const Tap<T>* taps, int64_t count, int64_t height, int64_t width,
@@ -205,7 +207,7 @@ MMLC_INLINE void dot_plane(
   }
 }
 
-// The transpose of sum_plane, with dot_plane's zeros.
+// The transpose of sum_plane; the rows of grad end in zeros, as in dot_plane.
 template <typename T>
 MMLC_INLINE void scatter_plane(
     T* to, const T* grad, const Tap<T>* taps, int64_t count, int64_t height, int64_t columns,
@@ -269,7 +271,7 @@ void forward(
             const int64_t own = c * n.multiplier + m, list = own * n.taps;
             taps_of(taps, g, plane, cells + 2 * list, values + list, n.taps, 1);
             T start = bias ? bias[own] : T(0);
-            // One that is not a number shows also where its tap is off the map.
+            // A NaN value must reach all outputs, also where its tap is off the map.
             for (int64_t t = 0; t < n.taps; ++t)
               if (std::isnan(values[list + t])) start = values[list + t];
             sum_plane_of(
@@ -293,7 +295,7 @@ void backward(
   const int64_t columns = (g.x.out_size + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
   const Plane padded{0, 0, g.y.out_size, columns, 1};
   const bool plain = g.y.stride == 1 && g.x.stride == 1;
-  // The convolution of the gradient with the flipped kernel, where nothing is strided.
+  // At unit stride the input gradient is grad convolved with the flipped kernel.
   const Geometry flipped{
       {g.y.out_size, g.y.size, 1, -g.y.padding, g.y.dilation},
       {g.x.out_size, g.x.size, 1, -g.x.padding, g.x.dilation}};
@@ -389,7 +391,7 @@ std::tuple<at::Tensor, at::Tensor> run_backward(
   const at::Tensor x = as_planes(input, at::CppTypeToScalarType<T>::value);
   const at::Tensor dy = as_planes(grad, x.scalar_type());
   const at::Tensor v = values.to(x.scalar_type()).contiguous(), cells_c = cells.contiguous();
-  // Absent ones are empty.
+  // A gradient that is not needed is an empty tensor.
   const bool empty = dy.numel() == 0;
   const at::Tensor dx = needs_input ? at::empty(x.sizes(), x.options(), format_of(input))
                                     : at::empty({0}, x.options());

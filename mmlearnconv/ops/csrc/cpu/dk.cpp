@@ -1,8 +1,8 @@
 // Convolutions with resampled kernels, in channels_last:
 //   depthwise  out[j, c] = sum over k of x[j, k, c] * sum over i of share[j, k, i] * space[cell, c]
 //   columns    out[j, cell, c] = sum over k, i of share[j, k, i] * x[j, k, c]
-// with x[j, k, c] the map under tap k, moved or not. A vector runs over channels, which all share a
-// location's samples.
+// with x[j, k, c] the map under tap k, with or without data offsets. Each vector holds consecutive
+// channels: at each location all channels are sampled at the same positions.
 
 #include "../common/dk.h"
 #include "memory_format.h"
@@ -133,9 +133,9 @@ MMLC_INLINE void columns_places(
   }
 }
 
-// The gradients at some locations for VECTORS vectors of channels. Depthwise, `space` is the kernel
-// space and `grad` the output's gradient; else `space` holds the columns' gradients, and there is
-// no grad. Those of offsets are (location, 2 taps).
+// The gradients at some locations for VECTORS vectors of channels. If DEPTHWISE, `space` is the
+// kernel space and `grad` the gradient of the output. Otherwise `space` is the gradient of the
+// columns, and `grad` is not read. The offset gradients are (location, 2 taps).
 template <typename T, bool HAS_DATA_OFFSETS, bool DEPTHWISE, int VECTORS>
 MMLC_INLINE void backward_places(
     T* grad_input, T* grad_space, T* grad_offsets, T* grad_data_offsets, const T* grad,
@@ -193,7 +193,7 @@ MMLC_INLINE void backward_places(
   }
 }
 
-// `call` for the channels first..last-1, VECTORS whole vectors at a time, else one.
+// Runs `call` over the channels first..last-1, with `most` vectors at a time while they are whole.
 #define MMLC_FOR_CHANNELS(T, most, call)   \
   for (int64_t c = first; c < last;) {     \
     if (c + most * kLanes<T> <= last) {    \
@@ -286,7 +286,7 @@ struct Offsets {
   }
 };
 
-// Gradients of offsets, a block of channels each, accumulate_dtype into (N, 2 taps, H', W').
+// Sums the offset gradients of all blocks of channels and writes them to (N, 2 taps, H', W').
 template <typename T>
 void sum_blocks(
     const at::Tensor& to, const at::Tensor& blocks, const Deformable& d, int64_t begin,

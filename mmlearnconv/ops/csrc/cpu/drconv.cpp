@@ -1,10 +1,11 @@
-// Region-aware convolution with filters value_t * pattern_nt + offset_t, in channels_last. For
-// location j of image n, with x_k the map under tap k:
-//   features   out[j, 0] = sum over k of pattern[n, t, k] * x_k for its region t; out[j, 1] = sum
-//   x_k inner      out[j, t] = sum over c of products[j, 0, t, c] * (sum over k of pattern[n, t, k]
-//   x_k)
-//                          + products[j, 1, t, c] * (sum over k of x_k)
-// A vector runs over channels.
+// Region-aware convolution with filters filter_scale_t * pattern_nt + filter_bias_t, in
+// channels_last. For location j of image n, with x[k, c] the input under tap k:
+//   weighted[j, t, c] = sum over k of pattern[n, t, k] * x[k, c]
+//   plain[j, c] = sum over k of x[k, c]
+//   features: out[j, 0, c] = weighted[j, t, c] for the region t of j, out[j, 1, c] = plain[j, c]
+//   inner: out[j, t] = sum over c of products[j, 0, t, c] * weighted[j, t, c]
+//                                    + products[j, 1, t, c] * plain[j, c]
+// Each vector holds consecutive channels.
 
 #include "../common/drconv.h"
 #include "vector.h"
@@ -51,7 +52,7 @@ MMLC_INLINE void features_place(
   }
 }
 
-// For the channels first..last-1; the pattern's gradient is accumulate_dtype into.
+// For the channels first..last-1. Adds to grad_input and grad_pattern.
 template <typename T>
 MMLC_INLINE void features_backward_place(
     T* grad_input, T* grad_pattern, const T* grad, const T* input, const T* pattern,

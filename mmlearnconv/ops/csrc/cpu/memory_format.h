@@ -15,7 +15,7 @@
 
 namespace mmlearnconv {
 
-// A bilinear_weights of a vector's width, by exchanging ever larger blocks.
+// Transposes a square block of kLanes<T> rows and columns by exchanging ever larger sub-blocks.
 template <typename T>
 MMLC_INLINE void transpose_square(T* to, int64_t to_step, const T* from, int64_t from_step) {
 #if defined(__GNUC__) && !defined(__clang__)
@@ -86,7 +86,7 @@ struct Planes {
   T* at(int64_t image, int64_t channel) const {
     return data + image * image_step + channel * plane_step;
   }
-  // From a plane that `read` or `open` gave to the next.
+  // Distance from one plane to the next in what `read` and `open` return.
   int64_t step() const {
     return last ? size : plane_step;
   }
@@ -98,7 +98,7 @@ struct Planes {
     transpose_of(copy.data(), size, at(image, channel), channels, size, count);
     return copy.data();
   }
-  // Where to write them, and the end of the writing.
+  // `open` returns where to write `count` planes; `close` must be called after writing them.
   T* open(std::vector<T>& copy, int64_t image, int64_t channel, int64_t count) const {
     if (!last) return at(image, channel);
     copy.resize(count * size);

@@ -1,4 +1,4 @@
-// Runs a kernel for every index, on the current stream of a tensor's device.
+// Launches kernels on the current stream of a tensor's device.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -10,6 +10,29 @@
 #include <cstdint>
 
 namespace mmlearnconv {
+
+// A block's shared memory, of as many bytes as its launch says.
+#ifndef MMLC_SHARED_MEMORY
+#define MMLC_SHARED_MEMORY(T, name)              \
+  extern __shared__ float4 mmlc_shared_memory[]; \
+  T* const name = reinterpret_cast<T*>(mmlc_shared_memory)
+#endif
+
+// Shared memory that every GPU gives without being asked.
+constexpr int64_t kSharedBytes = 48 * 1024;
+
+// A launch that g++ compiles, too: tests run the kernels on the CPU.
+template <typename... Parameters, typename... Arguments>
+void launch(
+    void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared,
+    const Arguments&... arguments) {
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared;
+  config.stream = c10::cuda::getCurrentCUDAStream();
+  C10_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...));
+}
 
 template <typename Kernel>
 __global__ void each(int64_t count, Kernel kernel) {
@@ -25,13 +48,12 @@ struct OnCuda {
     constexpr int64_t threads = 256, max_blocks = int64_t(1) << 30;
     if (count == 0) return;
     const int64_t blocks = std::min((count + threads - 1) / threads, max_blocks);
-    each<<<blocks, threads, 0, c10::cuda::getCurrentCUDAStream()>>>(count, kernel);
-    C10_CUDA_KERNEL_LAUNCH_CHECK();
+    launch(each<Kernel>, dim3(blocks), dim3(threads), 0, count, kernel);
   }
 };
 
-// A member of a struct of operators, or a function that takes the launcher first, as a function on
-// the device of its first tensor.
+// Turns a member function of an operator struct, or a function whose first argument is the
+// launcher, into a plain function that runs on the device of its first tensor.
 template <auto member>
 struct OnDevice;
 
