@@ -1,6 +1,6 @@
 """Every operator beside the plain convolution of its shape: size, work, time and memory.
 
-python benchmarks/layers.py [--rounds N]
+python benchmarks/layers.py [--rounds N] [--device cuda] [--json FILE]
 
 Forward passes at 2x256x50x76, contiguous. Memory is the peak of one of them.
 """
@@ -39,7 +39,7 @@ def macs(module: nn.Module, x: torch.Tensor) -> int:
 
 def main() -> None:
     benchmark = Benchmark(__doc__)
-    x = torch.randn(SHAPE)
+    x = torch.randn(SHAPE, device=benchmark.device)
     known = names(takes_over=False)
     forms = [(o, form) for o in CATALOG if o.name in known for form in o.forms]
     print(
@@ -55,18 +55,25 @@ def main() -> None:
                 if type(module) is nn.Conv2d:
                     continue
                 plain = build(dict(type="Conv2d"), kernel_size, depthwise)
+                for conv in (module, plain):
+                    conv.to(benchmark.device)
                 parameters = [sum(p.numel() for p in m.parameters()) for m in (module, plain)]
                 work = [macs(m, x) / 1e6 for m in (module, plain)]
                 calls = {"ours": partial(module, x), "plain": partial(plain, x)}
                 ms = list(benchmark.medians(calls).values())
                 peaks = [benchmark.peak(call) for call in calls.values()]
                 kind = "depthwise " if depthwise else ""
+                title = f"{name}, {kind}{kernel_size}x{kernel_size}"
+                benchmark.rows.append(
+                    dict(title=title, parameters=parameters, macs=work, ms=ms, mb=peaks)
+                )
                 print(
-                    f"{f'{name}, {kind}{kernel_size}x{kernel_size}':30} {parameters[0]:12,} "
+                    f"{title:30} {parameters[0]:12,} "
                     f"{parameters[1]:9,} {work[0]:12,.0f} {work[1]:8,.0f} {ms[0]:8.1f} "
                     f"{ms[1]:7.1f} {ms[0] / ms[1]:6.1f} {peaks[0]:8.0f} {peaks[1]:6.0f}",
                     flush=True,
                 )
+    benchmark.finish()
 
 
 if __name__ == "__main__":

@@ -48,13 +48,14 @@ class LearnableConvStatsHook(Hook):
         for name, module in unwrap_model(runner.model).named_modules():
             if isinstance(module, LearnableConv):
                 self._stages.setdefault(stage_of(name), []).append(module)
-        self._last_positions = self._copy_positions()
+        self._remember_positions(runner.iter)
         self._regions: dict[DRConv2d, Tensor] = {}
         self._handles: list[Any] = []
 
-    def _copy_positions(self) -> dict[nn.Parameter, Tensor]:
+    def _remember_positions(self, iteration: int) -> None:
         found = (_positions(layer) for layers in self._stages.values() for layer in layers)
-        return {p: p.detach().clone() for p in found if p is not None}
+        self._last_positions = {p: p.detach().clone() for p in found if p is not None}
+        self._last_iteration = iteration
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         if (runner.iter + 1) % self.interval:
@@ -84,22 +85,24 @@ class LearnableConvStatsHook(Hook):
             handle.remove()
         self._handles.clear()
         for stage, layers in self._stages.items():
-            for name, values in self._measure(layers).items():
+            for name, values in self._measure(layers, runner.iter + 1).items():
                 value = torch.stack(values).mean().item()
                 runner.message_hub.update_scalar(f"train/{name}/{stage}", value)
-        self._last_positions = self._copy_positions()
+        self._remember_positions(runner.iter + 1)
         self._regions.clear()
 
     @torch.no_grad()
-    def _measure(self, layers: list[LearnableConv]) -> dict[str, list[Tensor]]:
+    def _measure(self, layers: list[LearnableConv], iteration: int) -> dict[str, list[Tensor]]:
         found: dict[str, list[Tensor]] = {}
+        # After a restart the first record covers fewer than an interval.
+        iterations = iteration - self._last_iteration
         for layer in layers:
             positions = _positions(layer)
             if positions is not None:
                 # DCLS has the axes first, DKE last.
                 axis = 0 if isinstance(layer, DCLSConv) else -1
                 moved = (positions - self._last_positions[positions]).norm(dim=axis).mean()
-                found.setdefault("position_step", []).append(moved / self.interval)
+                found.setdefault("position_step", []).append(moved / iterations)
                 found.setdefault("position_radius", []).append(positions.norm(dim=axis).mean())
                 if isinstance(layer, DCLSConv):
                     found.setdefault("positions_at_edge", []).append(layer.edge_fraction())

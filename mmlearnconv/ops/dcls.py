@@ -59,6 +59,7 @@ def dcls_conv2d(
     Raises:
         ValueError: a shape that does not fit, or an unknown interpolation.
     """
+    _check(weight, positions, window, interpolation, width)
     geometry = geometry_of(stride, padding, dilation, groups)
     depthwise = groups == input.shape[1] == len(weight)
     sparse = 4 * weight.shape[2] < window[0] * window[1]
@@ -105,6 +106,23 @@ def dcls_kernel(
     Raises:
         ValueError: a shape that does not fit, or an unknown interpolation.
     """
+    _check(weight, positions, size, interpolation, width)
+    if interpolation != "bilinear":
+        arguments = weight, positions, size, interpolation, width
+        kernel = in_full_precision(_separable_kernel, *arguments)
+    else:
+        build = _compiled_kernel if use_compiled(weight) else _scattered_kernel
+        kernel = in_full_precision(build, weight, positions, size)
+    return kernel.to(weight.dtype)
+
+
+def _check(
+    weight: Tensor,
+    positions: Tensor,
+    size: Sequence[int],
+    interpolation: str,
+    width: Tensor | None,
+) -> None:
     expected = (len(size), *weight.shape)
     if weight.ndim != 3 or positions.shape != expected:
         raise ValueError(
@@ -115,13 +133,6 @@ def dcls_kernel(
         raise ValueError(f"width: shape {tuple(width.shape)}; expected {expected}")
     if interpolation not in INTERPOLATIONS:
         raise ValueError(f"interpolation: {interpolation!r}; allowed are {INTERPOLATIONS}")
-    if interpolation != "bilinear":
-        arguments = weight, positions, size, interpolation, width
-        kernel = in_full_precision(_separable_kernel, *arguments)
-    else:
-        build = _compiled_kernel if use_compiled(weight) else _scattered_kernel
-        kernel = in_full_precision(build, weight, positions, size)
-    return kernel.to(weight.dtype)
 
 
 def _scattered_kernel(weight: Tensor, positions: Tensor, size: Sequence[int]) -> Tensor:

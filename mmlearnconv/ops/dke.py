@@ -56,8 +56,8 @@ def dke_conv2d(
         input: ``(N, C, H, W)``.
         weight: ``(out, C / groups, points)``.
         positions: ``(C, points, 2)``, or ``(1, points, 2)`` for all channels, row and column in
-            cells from the window's centre. The window must contain all cells within reach of every
-            position: outside it the result depends on the implementation.
+            cells from the window's centre. Cells beyond the window count for nothing; a position
+            within reach of no cell gives zero, or NaN with ``'gauss'``.
         window: its rows and columns.
         bias: ``(out,)`` or ``None``. Default: ``None``.
         stride, padding, dilation, groups: as ``F.conv2d``, of the window.
@@ -167,7 +167,7 @@ def dke_taps(
     alpha: Tensor | float,
     radius: float,
 ) -> tuple[Tensor, Tensor]:
-    """:func:`dke_response` as lists of the cells within reach, also outside the window.
+    """:func:`dke_response` as lists of the cells within reach; those outside the window are zero.
 
     Args:
         positions: ``(channels, points, 2)``, relative to the window's centre, in cells.
@@ -190,7 +190,13 @@ def dke_taps(
     side = 2 * reach + 1
     values = dke_response(torch.stack(parts, -1), (side, side), interpolation, alpha, radius)
     rows, columns = torch.broadcast_tensors(cells[0][..., :, None], cells[1][..., None, :])
-    return values.flatten(2), torch.stack([rows, columns], -1).flatten(2, 3)
+    inside = (rows >= 0) & (rows < window[0]) & (columns >= 0) & (columns < window[1])
+    values = torch.where(inside | values.isnan(), values, 0)
+    if interpolation == "gauss":
+        # The normaliser is the sum over the cells of the window.
+        values = values / values.detach().sum((-2, -1), keepdim=True)
+    cells = [rows.clamp(0, window[0] - 1), columns.clamp(0, window[1] - 1)]
+    return values.flatten(2), torch.stack(cells, -1).flatten(2, 3)
 
 
 _ARGUMENTS = (

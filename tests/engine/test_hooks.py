@@ -198,6 +198,22 @@ def test_position_step_is_the_distance_per_iteration(tmp_path):
     assert 0 <= line["regions_entropy/head"] <= math.log2(4)
 
 
+def test_the_first_position_step_after_a_restart_is_of_its_own_iterations(tmp_path):
+    hooks = [dict(type="LearnableConvStatsHook", interval=3)]
+    train_cfg = dict(by_epoch=False, max_iters=3)
+    run = runner(tmp_path, hooks, train_cfg=train_cfg)
+    # As after a checkpoint of iteration 2.
+    run.train_loop._iter = 2
+    layers = list(run.model.stages[0])
+    starts = [c.positions.detach().clone() for c in layers]
+    run.train()
+    moved = [(c.positions - s).norm(dim=0).mean() for c, s in zip(layers, starts, strict=True)]
+    line = next(x for x in scalars(tmp_path) if "position_step/stages.0" in x)
+    assert line["position_step/stages.0"] == pytest.approx(
+        torch.stack(moved).mean().item(), rel=1e-4
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "stage"),
     [

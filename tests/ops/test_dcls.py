@@ -3,7 +3,7 @@ import torch
 from torch.autograd import gradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmlearnconv.ops import dcls_kernel, reference
+from mmlearnconv.ops import dcls_conv2d, dcls_kernel, reference
 from tests.ops.op_testing import built
 
 IMPLEMENTATIONS = [dcls_kernel, reference.dcls_kernel]
@@ -144,6 +144,12 @@ def test_elements_that_are_nowhere_are_dropped(kernel, location):
 
 def test_wrong_arguments_are_named():
     weight, positions, width = elements((5, 5))
+    x = torch.randn(1, 3, 8, 8, dtype=torch.double)
+    with pytest.raises(ValueError, match="positions: shape"):
+        dcls_conv2d(x, weight[:, :1], positions[:, :, :1, :1], (5, 5), groups=3)
+    own = weight[:, :1], positions[:, :, :1]
+    with pytest.raises(ValueError, match="width: shape"):
+        dcls_conv2d(x, *own, (5, 5), groups=3, width=width[:1])
     with pytest.raises(ValueError, match="positions"):
         dcls_kernel(weight, positions, (5, 5, 5))
     with pytest.raises(ValueError, match="width"):

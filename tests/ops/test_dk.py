@@ -254,3 +254,10 @@ def test_offsets_of_another_size_are_refused_with_the_right_one(path):
         dk_conv2d(x, weight, right[:, :, 1:], 3, padding=1)
     with pytest.raises(ValueError, match=r"data_offsets: shape \(2, 17, 6, 6\); must be"):
         dk_conv2d(x, weight, right, 3, padding=1, data_offsets=right[:, 1:])
+
+
+def test_a_kernel_space_smaller_than_the_kernel_is_refused(path):
+    x, weight = torch.randn(1, 2, 6, 6), torch.randn(3, 2, 2, 3)
+    for size in ((1, 1), (6, 6)):
+        with pytest.raises(ValueError, match=r"kernel space of \(2, 3\); must not be smaller"):
+            dk_conv2d(x, weight, torch.zeros(1, 18, *size), 3, padding=1)

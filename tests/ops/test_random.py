@@ -135,7 +135,8 @@ def dke_conv2d(rng):
     channels, out, groups = channels_of(rng)
     kind, points = rng.choice(["gauss", "bilinear"]), rng.randint(1, 9)
     limit = rng.choice([1, 2, 4])
-    window = tuple(2 * (limit + 2) + rng.choice([1, 1, 2]) for _ in range(2))
+    # Some reach beyond it.
+    window = tuple(2 * (limit + rng.choice([0, 1, 2])) + rng.choice([1, 1, 2]) for _ in range(2))
     padding = tuple(p + d * (w - 1) // 2 for p, d, w in zip(padding, dilation, window, strict=True))
     shape = [
         max(1, d * (w - 1) + 1 - 2 * p) + rng.randint(0, 12)

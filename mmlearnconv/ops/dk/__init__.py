@@ -57,11 +57,16 @@ def dk_conv2d(
         Tensor: ``(N, out, H', W')``.
 
     Raises:
-        ValueError: offsets of another shape.
+        ValueError: offsets of another shape, or a kernel space smaller than ``kernel_size``.
     """
     kernel_size = each_axis(kernel_size)
     geometry = geometry_of(stride, padding, dilation, groups)
     output_size = conv_output_size(input.shape[2:], kernel_size, *geometry)
+    if any(s < k for s, k in zip(weight.shape[2:], kernel_size, strict=True)):
+        raise ValueError(
+            f"weight: a kernel space of {tuple(weight.shape[2:])}; must not be smaller than "
+            f"kernel_size={kernel_size}"
+        )
     _check_offsets("offsets", offsets, input, kernel_size, output_size, one_location=True)
     if data_offsets is not None:
         _check_offsets("data_offsets", data_offsets, input, kernel_size, output_size)

@@ -55,13 +55,13 @@ C10_HOST_DEVICE C10_ALWAYS_INLINE DeformableTap<T> deformable_tap(
     if (at_x != at_x) at_y = at_x;
     t.map = bilinear_weights(on_map(at_y, d.map.y.size), on_map(at_x, d.map.x.size), d.map.x.size);
     for (int i = 0; i < 4; ++i)
-      if (t.map.at[i] >= 0) t.map.at[i] += n * pixels;
+      if (t.map.index[i] >= 0) t.map.index[i] += n * pixels;
   } else {
     const bool inside = d.map.y.holds(row) && d.map.x.holds(column);
-    t.map.at[0] = inside ? n * pixels + row * d.map.x.size + column : -1;
+    t.map.index[0] = inside ? n * pixels + row * d.map.x.size + column : -1;
     // A NaN offset must reach the output even if its tap is off the map: read the first pixel.
-    const T share = t.space.share[0];
-    if (!inside && share != share) t.map.at[0] = n * pixels;
+    const T share = t.space.weight[0];
+    if (!inside && share != share) t.map.index[0] = n * pixels;
   }
   return t;
 }
@@ -72,11 +72,12 @@ inline Deformable deformable(
     const std::optional<at::Tensor>& data_offsets, at::IntArrayRef kernel_size,
     at::IntArrayRef space, at::IntArrayRef stride, at::IntArrayRef padding,
     at::IntArrayRef dilation) {
-  const int64_t numbers = 2 * kernel_size[0] * kernel_size[1];
+  const int64_t offset_channels = 2 * kernel_size[0] * kernel_size[1];
   TORCH_CHECK(input.dim() == 4, "dk: input ", input.sizes(), " must be (N, C, H, W)");
   TORCH_CHECK(
-      offsets.dim() == 4 && offsets.size(0) == input.size(0) && offsets.size(1) == numbers,
-      "dk: offsets ", offsets.sizes(), " must be (", input.size(0), ", ", numbers, ", H', W')");
+      offsets.dim() == 4 && offsets.size(0) == input.size(0) && offsets.size(1) == offset_channels,
+      "dk: offsets ", offsets.sizes(), " must be (", input.size(0), ", ", offset_channels,
+      ", H', W')");
   TORCH_CHECK(
       !data_offsets || data_offsets->sizes() == offsets.sizes(), "dk: data offsets ",
       data_offsets ? data_offsets->sizes() : at::IntArrayRef{}, " must be like offsets ",

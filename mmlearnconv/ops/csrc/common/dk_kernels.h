@@ -32,15 +32,15 @@ struct Sampling {
     return Location::of(j, d.map.y.out_size, d.map.x.out_size);
   }
   C10_HOST_DEVICE static bool misses(const DeformableTap<sum_t>& tap) {
-    return !HAS_DATA_OFFSETS && tap.map.at[0] < 0;
+    return !HAS_DATA_OFFSETS && tap.map.index[0] < 0;
   }
   C10_HOST_DEVICE sum_t pixel(int64_t index, int64_t c) const {
     return index < 0 ? sum_t(0) : static_cast<sum_t>(input[index * d.channels + c]);
   }
   C10_HOST_DEVICE sum_t read(const DeformableTap<sum_t>& tap, int64_t c) const {
-    if (!HAS_DATA_OFFSETS) return pixel(tap.map.at[0], c);
+    if (!HAS_DATA_OFFSETS) return pixel(tap.map.index[0], c);
     sum_t value = 0;
-    for (int i = 0; i < 4; ++i) value += tap.map.share[i] * pixel(tap.map.at[i], c);
+    for (int i = 0; i < 4; ++i) value += tap.map.weight[i] * pixel(tap.map.index[i], c);
     return value;
   }
   // A tap's weight: `space` is (cell, C), the kernel space or a location's columns' gradient.
@@ -48,7 +48,7 @@ struct Sampling {
   weight(const DeformableTap<sum_t>& tap, const sum_t* space, int64_t c) const {
     sum_t value = 0;
     for (int i = 0; i < 4; ++i)
-      value += tap.space.share[i] * space[tap.space.at[i] * d.channels + c];
+      value += tap.space.weight[i] * space[tap.space.index[i] * d.channels + c];
     return value;
   }
 };
@@ -87,7 +87,7 @@ struct DkColumns {
       if (s.misses(tap)) continue;
       const sum_t value = s.read(tap, c);
       for (int i = 0; i < 4; ++i)
-        cells[tap.space.at[i] * s.d.channels] += tap.space.share[i] * value;
+        cells[tap.space.index[i] * s.d.channels] += tap.space.weight[i] * value;
     }
   }
 };
@@ -149,8 +149,8 @@ struct DkMovedInputGrad {
         const auto tap = g.s.tap(g.s.place(j), k);
         const sum_t passed = g.passed(j, c) * g.s.weight(tap, g.cells(j), c);
         for (int i = 0; i < 4; ++i)
-          if (tap.map.at[i] >= 0)
-            add_shared(grad_input + tap.map.at[i] * d.channels + c, tap.map.share[i] * passed);
+          if (tap.map.index[i] >= 0)
+            add_shared(grad_input + tap.map.index[i] * d.channels + c, tap.map.weight[i] * passed);
       }
     }
   }
@@ -170,13 +170,13 @@ struct DkOffsetGrad {
     sum_t along[4] = {0, 0, 0, 0};
     for (int64_t c = 0; c < (g.s.misses(tap) ? 0 : d.channels); ++c) {
       sum_t corner[4];
-      for (int i = 0; i < 4; ++i) corner[i] = space[tap.space.at[i] * d.channels + c];
+      for (int i = 0; i < 4; ++i) corner[i] = space[tap.space.index[i] * d.channels + c];
       const sum_t product = g.passed(j, c) * g.s.read(tap, c);
       along[0] += product * tap.space.slope_y(corner);
       along[1] += product * tap.space.slope_x(corner);
       if (!HAS_DATA_OFFSETS) continue;
       const sum_t passed = g.passed(j, c) * g.s.weight(tap, space, c);
-      for (int i = 0; i < 4; ++i) corner[i] = g.s.pixel(tap.map.at[i], c);
+      for (int i = 0; i < 4; ++i) corner[i] = g.s.pixel(tap.map.index[i], c);
       along[2] += passed * tap.map.slope_y(corner);
       along[3] += passed * tap.map.slope_x(corner);
     }
@@ -208,7 +208,7 @@ struct DkSpaceGrad {
         if (g.s.misses(tap)) continue;
         const sum_t product = g.passed(j, c) * g.s.read(tap, c);
         for (int i = 0; i < 4; ++i)
-          own[tap.space.at[i] * d.channels] += tap.space.share[i] * product;
+          own[tap.space.index[i] * d.channels] += tap.space.weight[i] * product;
       }
     }
   }

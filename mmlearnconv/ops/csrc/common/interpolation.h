@@ -43,8 +43,8 @@ C10_HOST_DEVICE C10_ALWAYS_INLINE Linear<T> on_map(T position, int64_t size) {
 // Weights of a position's four neighbours, low row first, and the derivatives along y and x.
 template <typename T>
 struct BilinearWeights {
-  int64_t at[4];
-  T share[4];
+  int64_t index[4];
+  T weight[4];
   T part_y, part_x;
   bool moves_y, moves_x;
 
@@ -67,8 +67,8 @@ C10_HOST_DEVICE C10_ALWAYS_INLINE BilinearWeights<T> bilinear_weights(
   const T of_rows[2] = {T(1) - y.part, y.part}, of_places[2] = {T(1) - x.part, x.part};
   for (int i = 0; i < 4; ++i) {
     const bool present = rows[i / 2] >= 0 && locations[i % 2] >= 0;
-    s.at[i] = present ? rows[i / 2] * columns + locations[i % 2] : -1;
-    s.share[i] = present ? of_rows[i / 2] * of_places[i % 2] : T(0);
+    s.index[i] = present ? rows[i / 2] * columns + locations[i % 2] : -1;
+    s.weight[i] = present ? of_rows[i / 2] * of_places[i % 2] : T(0);
   }
   s.part_y = y.part;
   s.part_x = x.part;

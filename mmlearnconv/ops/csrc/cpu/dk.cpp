@@ -52,7 +52,7 @@ struct Run {
 
 template <bool HAS_DATA_OFFSETS, typename T>
 MMLC_INLINE bool misses(const DeformableTap<T>& tap) {
-  return !HAS_DATA_OFFSETS && tap.map.at[0] < 0;
+  return !HAS_DATA_OFFSETS && tap.map.index[0] < 0;
 }
 
 // The map under a tap: VECTORS vectors, of which the last has `last` lanes.
@@ -65,14 +65,14 @@ MMLC_INLINE void read(
   for (int v = 0; v < VECTORS; ++v) {
     const int64_t lanes = v + 1 < VECTORS ? kLanes<T> : last;
     if (!HAS_DATA_OFFSETS) {
-      values[v] = load(input + tap.map.at[0] * channels + v * kLanes<T>, lanes);
+      values[v] = load(input + tap.map.index[0] * channels + v * kLanes<T>, lanes);
       continue;
     }
     values[v] = V{};
     for (int i = 0; i < 4; ++i)
-      if (tap.map.at[i] >= 0)
+      if (tap.map.index[i] >= 0)
         values[v] +=
-            tap.map.share[i] * load(input + tap.map.at[i] * channels + v * kLanes<T>, lanes);
+            tap.map.weight[i] * load(input + tap.map.index[i] * channels + v * kLanes<T>, lanes);
   }
 }
 
@@ -88,15 +88,15 @@ MMLC_INLINE void depthwise_places(
       V values[VECTORS];
       read<T, HAS_DATA_OFFSETS, VECTORS>(values, *tap, input, d.channels, last);
       const T* const corner[4] = {
-          space + tap->space.at[0] * d.channels, space + tap->space.at[1] * d.channels,
-          space + tap->space.at[2] * d.channels, space + tap->space.at[3] * d.channels};
+          space + tap->space.index[0] * d.channels, space + tap->space.index[1] * d.channels,
+          space + tap->space.index[2] * d.channels, space + tap->space.index[3] * d.channels};
 #pragma GCC unroll 4
       for (int v = 0; v < VECTORS; ++v) {
         const int64_t lanes = v + 1 < VECTORS ? kLanes<T> : last;
         V weight{};
 #pragma GCC unroll 4
         for (int i = 0; i < 4; ++i)
-          weight += tap->space.share[i] * load(corner[i] + v * kLanes<T>, lanes);
+          weight += tap->space.weight[i] * load(corner[i] + v * kLanes<T>, lanes);
         totals[v] += weight * values[v];
       }
     }
@@ -125,8 +125,8 @@ MMLC_INLINE void columns_places(
 #pragma GCC unroll 4
         for (int v = 0; v < VECTORS; ++v) {
           const int64_t lanes = v + 1 < VECTORS ? kLanes<T> : last;
-          T* const target = out + tap->space.at[i] * d.channels + v * kLanes<T>;
-          store(target, load(target, lanes) + tap->space.share[i] * values[v], lanes);
+          T* const target = out + tap->space.index[i] * d.channels + v * kLanes<T>;
+          store(target, load(target, lanes) + tap->space.weight[i] * values[v], lanes);
         }
       }
     }
@@ -153,8 +153,8 @@ MMLC_INLINE void backward_places(
         V corner[4], weight{};
 #pragma GCC unroll 4
         for (int i = 0; i < 4; ++i) {
-          corner[i] = load(space + tap->space.at[i] * d.channels + c, lanes);
-          weight += tap->space.share[i] * corner[i];
+          corner[i] = load(space + tap->space.index[i] * d.channels + c, lanes);
+          weight += tap->space.weight[i] * corner[i];
         }
         const V g = DEPTHWISE ? load(grad + j * d.channels + c, lanes) : V{} + T(1);
         const V product = g * values[v], passed = g * weight;
@@ -163,23 +163,23 @@ MMLC_INLINE void backward_places(
         if (DEPTHWISE) {
 #pragma GCC unroll 4
           for (int i = 0; i < 4; ++i) {
-            T* const target = grad_space + tap->space.at[i] * d.channels + c;
-            store(target, load(target, lanes) + tap->space.share[i] * product, lanes);
+            T* const target = grad_space + tap->space.index[i] * d.channels + c;
+            store(target, load(target, lanes) + tap->space.weight[i] * product, lanes);
           }
         }
         if (!HAS_DATA_OFFSETS) {
-          T* const target = grad_input + tap->map.at[0] * d.channels + c;
+          T* const target = grad_input + tap->map.index[0] * d.channels + c;
           store(target, load(target, lanes) + passed, lanes);
           continue;
         }
 #pragma GCC unroll 4
         for (int i = 0; i < 4; ++i) {
           corner[i] = V{};
-          if (tap->map.at[i] < 0) continue;
-          const int64_t pixel = tap->map.at[i] * d.channels + c;
+          if (tap->map.index[i] < 0) continue;
+          const int64_t pixel = tap->map.index[i] * d.channels + c;
           corner[i] = load(input + pixel, lanes);
           T* const target = grad_input + pixel;
-          store(target, load(target, lanes) + tap->map.share[i] * passed, lanes);
+          store(target, load(target, lanes) + tap->map.weight[i] * passed, lanes);
         }
         moved_y += passed * tap->map.slope_y(corner);
         moved_x += passed * tap->map.slope_x(corner);
@@ -293,14 +293,14 @@ void sum_blocks(
     int64_t end) {
   const T* const from = blocks.const_data_ptr<T>();
   T* const out = to.data_ptr<T>();
-  const int64_t numbers = 2 * d.taps(), size = (end - begin) * numbers;
+  const int64_t offset_channels = 2 * d.taps(), size = (end - begin) * offset_channels;
   at::parallel_for(begin, end, 64, [&](int64_t first, int64_t last) {
     for (int64_t j = first; j < last; ++j) {
-      for (int64_t m = 0; m < numbers; ++m) {
+      for (int64_t m = 0; m < offset_channels; ++m) {
         T total = 0;
         for (int64_t b = 0; b < blocks.size(0); ++b)
-          total += from[b * size + (j - begin) * numbers + m];
-        out[(j / d.locations() * numbers + m) * d.locations() + j % d.locations()] = total;
+          total += from[b * size + (j - begin) * offset_channels + m];
+        out[(j / d.locations() * offset_channels + m) * d.locations() + j % d.locations()] = total;
       }
     }
   });
@@ -313,10 +313,11 @@ void backward(
     const at::Tensor& grad_data_offsets, const T* grad, const T* input, const T* space,
     const Offsets<T>& offsets, const Deformable& d, int64_t begin, int64_t end) {
   constexpr int64_t block = 2 * kLanes<T>;
-  const int64_t blocks = (d.channels + block - 1) / block, numbers = 2 * d.taps();
-  const at::Tensor parts = at::zeros({blocks, end - begin, numbers}, grad_offsets.options());
-  const at::Tensor moved_parts =
-      at::zeros({offsets.moved() ? blocks : 0, end - begin, numbers}, grad_offsets.options());
+  const int64_t blocks = (d.channels + block - 1) / block, offset_channels = 2 * d.taps();
+  const at::Tensor parts =
+      at::zeros({blocks, end - begin, offset_channels}, grad_offsets.options());
+  const at::Tensor moved_parts = at::zeros(
+      {offsets.moved() ? blocks : 0, end - begin, offset_channels}, grad_offsets.options());
   T* const of_space = parts.data_ptr<T>();
   T* const of_map = moved_parts.data_ptr<T>();
   at::parallel_for(0, blocks, 1, [&](int64_t from, int64_t to) {
@@ -325,7 +326,7 @@ void backward(
       offsets.fill(run, d, j, std::min(j + kLocations, end));
       for (int64_t b = from; b < to; ++b) {
         const int64_t first = b * block, last = std::min(first + block, d.channels);
-        const int64_t block_offset = (b * (end - begin) + j - begin) * numbers;
+        const int64_t block_offset = (b * (end - begin) + j - begin) * offset_channels;
         backward_of<DEPTHWISE>(
             offsets.moved(), grad_input, grad_space, of_space + block_offset, of_map + block_offset,
             grad, input, DEPTHWISE ? space : space + (j - begin) * d.cells() * d.channels, run, d,
