@@ -1,6 +1,8 @@
 """Installs mmlearnconv: ``pip install -e . --no-build-isolation``."""
 
 import os
+import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,7 @@ package = "mmlearnconv"
 def compiled() -> dict[str, Any]:
     """Arguments of ``setup`` that build the compiled operations.
 
-    Empty if ``MMLEARNCONV_WITHOUT_OPS=1`` or PyTorch cannot be imported. CUDA kernels are built if
-    PyTorch sees a GPU and finds the CUDA toolkit, or if ``FORCE_CUDA=1``.
+    Empty if ``MMLEARNCONV_WITHOUT_OPS=1`` or PyTorch cannot be imported.
     """
     if os.environ.get("MMLEARNCONV_WITHOUT_OPS") == "1":
         return {}
@@ -25,8 +26,7 @@ def compiled() -> dict[str, Any]:
         print("PyTorch is not installed, or build isolation hides it: the compiled operations are")
         print("not built. To build them, use pip install --no-build-isolation ...")
         return {}
-    forced = os.environ.get("FORCE_CUDA") == "1"
-    cuda = forced or (torch.cuda.is_available() and cpp_extension.CUDA_HOME is not None)
+    cuda = builds_cuda(torch, cpp_extension)
     folder = root / package / "ops" / "csrc"
     sources = [*folder.glob("**/*.cpp"), *(folder.glob("cuda/*.cu") if cuda else ())]
     options = {"cxx": ["-O3", "-fopenmp", "-Wno-psabi"]}
@@ -39,6 +39,37 @@ def compiled() -> dict[str, Any]:
         extra_link_args=["-fopenmp"],
     )
     return dict(ext_modules=[extension], cmdclass=dict(build_ext=cpp_extension.BuildExtension))
+
+
+def builds_cuda(torch: Any, cpp_extension: Any) -> bool:
+    """Whether to build for CUDA: where PyTorch sees a GPU, or ``FORCE_CUDA=1``, with a fit nvcc.
+
+    Raises:
+        SystemExit: ``FORCE_CUDA=1``, and nvcc is missing or not of PyTorch's major version.
+    """
+    forced = os.environ.get("FORCE_CUDA") == "1"
+    if not forced and not torch.cuda.is_available():
+        return False
+    ours = torch.version.cuda
+    nvcc = Path(cpp_extension.CUDA_HOME or "", "bin", "nvcc")
+    if ours is None:
+        missing = "this PyTorch was built without CUDA: install one with it"
+    elif cpp_extension.CUDA_HOME is None or not nvcc.is_file():
+        missing = f"there is no nvcc: install CUDA {ours}, or set CUDA_HOME to its folder"
+    else:
+        said = subprocess.run([str(nvcc), "--version"], capture_output=True, text=True).stdout
+        found = re.search(r"release (\d+)\.(\d+)", said)
+        if found is not None and found.group(1) == ours.split(".")[0]:
+            if not torch.cuda.is_available():
+                # PyTorch would ask the GPU.
+                os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;8.6;8.9;9.0+PTX")
+            return True
+        version = f"{found.group(1)}.{found.group(2)}" if found else "unknown"
+        missing = f"{nvcc} is of CUDA {version}, PyTorch of CUDA {ours}: set CUDA_HOME"
+    if forced:
+        raise SystemExit(f"FORCE_CUDA=1, but {missing}")
+    print(f"No CUDA kernels are built, since {missing}")
+    return False
 
 
 def for_mim() -> list[str]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..ops.drconv import drconv2d, drconv2d_factorised
 from ..ops.geometry import Geometry
+from ..ops.pooling import adaptive_avg_pool2d
 from .arguments import positive_int
 from .base import LearnableConv2d
 from .takeover import relative_error
@@ -179,7 +180,7 @@ class DRConv2d(LearnableConv2d):
         padded, geometry = self._padded(input)
         if guide is None:
             guide = self._guide(padded, geometry)
-        pooled = F.adaptive_avg_pool2d(input, self.kernel_size)
+        pooled = adaptive_avg_pool2d(input, self.kernel_size)
         hidden = F.conv2d(pooled, self.hidden_weight[..., None, None], self.hidden_bias).sigmoid()
         if self.hidden_channels == self.regions:
             factors = hidden, self.filter_scale[..., 0], self.filter_bias

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from .dispatch import add_bias_and_format
+from .dispatch import add_bias_and_format, check_devices
 from .dynamic_kernel import conv2d_per_sample
 from .geometry import geometry_of
 
@@ -34,7 +34,11 @@ def condconv2d(
 
     Returns:
         Tensor: ``(N, out, H', W')``.
+
+    Raises:
+        ValueError: tensors on several devices.
     """
+    check_devices(input=input, experts=experts, routing=routing, bias=bias)
     geometry = geometry_of(stride, padding, dilation, groups)
     output = conv2d_per_sample(
         input, routing, lambda shares: mix_experts(shares, experts), experts[0].numel(), *geometry

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .autograd import differentiable, once
 from .depthwise import convolve, depthwise_taps
-from .dispatch import in_full_precision, is_cpu, use_compiled
+from .dispatch import check_devices, in_full_precision, is_cpu, use_compiled
 from .extension import compiled
 from .geometry import geometry_of
 from .interpolation import nan_if_any, within
@@ -57,8 +57,10 @@ def dcls_conv2d(
         Tensor: ``(N, out, H', W')``.
 
     Raises:
-        ValueError: a shape that does not fit, or an unknown interpolation.
+        ValueError: tensors on several devices, a shape that does not fit, or an unknown
+            interpolation.
     """
+    check_devices(input=input, weight=weight, positions=positions, width=width, bias=bias)
     _check(weight, positions, window, interpolation, width)
     geometry = geometry_of(stride, padding, dilation, groups)
     depthwise = groups == input.shape[1] == len(weight)
@@ -104,8 +106,10 @@ def dcls_kernel(
         Tensor: ``(out, in / groups, *size)``.
 
     Raises:
-        ValueError: a shape that does not fit, or an unknown interpolation.
+        ValueError: tensors on several devices, a shape that does not fit, or an unknown
+            interpolation.
     """
+    check_devices(weight=weight, positions=positions, width=width)
     _check(weight, positions, size, interpolation, width)
     if interpolation != "bilinear":
         arguments = weight, positions, size, interpolation, width

@@ -13,6 +13,7 @@ from .correlation import correlate
 from .dispatch import (
     accumulate_dtype,
     add_bias_and_format,
+    check_devices,
     empty_like,
     is_cpu,
     match_memory_format,
@@ -96,7 +97,11 @@ def depthwise_conv2d(
 
     Returns:
         Tensor: ``(N, C, H', W')``.
+
+    Raises:
+        ValueError: tensors on several devices.
     """
+    check_devices(input=input, weight=weight, bias=bias)
     input, weight, bias = to_autocast_dtype(input, weight, bias)
     *geometry, groups = geometry_of(stride, padding, dilation, len(weight))
     size = weight.shape[2:]
@@ -150,7 +155,11 @@ def depthwise_taps(
 
     Returns:
         Tensor: ``(N, C * multiplier, H', W')``.
+
+    Raises:
+        ValueError: tensors on several devices.
     """
+    check_devices(input=input, values=values, cells=cells, bias=bias)
     (input,) = to_autocast_dtype(input)
     geometry = tuple(each_axis(value) for value in (stride, padding, dilation))
     if use_compiled(input):

@@ -22,7 +22,28 @@ def use_compiled(tensor: Tensor) -> bool:
 
     False in a trace, in which complexity is counted: it does not record what an operator does.
     """
-    return extension.has_kernels_for(tensor.device.type) and not torch.jit.is_tracing()
+    device = tensor.device.type
+    if device == "cuda":
+        extension.warn_if_not_built_for_cuda()
+    return extension.has_kernels_for(device) and not torch.jit.is_tracing()
+
+
+def check_devices(**tensors: Tensor | None) -> None:
+    """Raise if tensors lie on several devices: a kernel would read what is not there.
+
+    Args:
+        **tensors: the tensors by the names of the arguments; the others have to be where the first
+            is.
+
+    Raises:
+        ValueError: a tensor is on another device than the first.
+    """
+    (first, tensor), *others = tensors.items()
+    for name, other in others:
+        if other is not None and other.device != tensor.device:
+            raise ValueError(
+                f"{name}: on {other.device}; must be on {tensor.device}, as {first} is"
+            )
 
 
 # Precision

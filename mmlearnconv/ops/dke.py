@@ -13,6 +13,7 @@ from .depthwise import convolve, depthwise_taps
 from .dispatch import (
     accumulate_dtype,
     add_bias_and_format,
+    check_devices,
     empty_like,
     in_full_precision,
     match_memory_format,
@@ -69,8 +70,9 @@ def dke_conv2d(
         Tensor: ``(N, out, H', W')``.
 
     Raises:
-        ValueError: an unknown interpolation.
+        ValueError: tensors on several devices, an unknown interpolation.
     """
+    check_devices(input=input, weight=weight, positions=positions, attention=attention, bias=bias)
     geometry = geometry_of(stride, padding, dilation, groups)
     if attention is None and groups == input.shape[1] == len(weight):
         kernel = dke_kernel(weight, positions, window, groups, interpolation, alpha, radius)

@@ -113,6 +113,18 @@ def _load() -> Path | None:
 
 
 @cache
+def warn_if_not_built_for_cuda() -> None:
+    """Warn, once, that the compiled operations were built without CUDA; to be asked on a GPU."""
+    if _library is not None and not _has_kernel("depthwise_taps", "CUDA"):
+        warnings.warn(
+            f"mmlearnconv's compiled operations in {_library} were built without CUDA, {_SLOWER} "
+            "on the GPU: build them with `FORCE_CUDA=1 pip install -e . --no-build-isolation` (it "
+            "needs nvcc)",
+            stacklevel=2,
+        )
+
+
+@cache
 def _has_kernel(name: str, key: str) -> bool:
     known = key in ("CPU", "CUDA") and hasattr(torch.ops.mmlearnconv, name)
     return known and torch._C._dispatch_has_kernel_for_dispatch_key(f"mmlearnconv::{name}", key)

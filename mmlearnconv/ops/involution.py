@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-from .dispatch import accumulate_dtype, add_bias_and_format, to_autocast_dtype
+from .dispatch import accumulate_dtype, add_bias_and_format, check_devices, to_autocast_dtype
 from .geometry import conv_output_size, geometry_of, tap_views
 
 __all__ = ["involution2d"]
@@ -33,8 +33,10 @@ def involution2d(
         Tensor: ``(N, C, H', W')``.
 
     Raises:
-        ValueError: kernels of another size than the output, or groups that do not divide C.
+        ValueError: tensors on several devices, kernels of another size than the output, or groups
+            that do not divide C.
     """
+    check_devices(input=input, kernels=kernels, bias=bias)
     stride, padding, dilation, _ = geometry_of(stride, padding, dilation)
     groups, rows, columns = kernels.shape[1:4]
     height, width = conv_output_size(input.shape[2:], (rows, columns), stride, padding, dilation)

@@ -4,8 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
+from types import SimpleNamespace
 
-from mmlearnconv.ops import has_extension
+import pytest
+import torch
+
+from mmlearnconv.ops import dispatch, extension, has_extension
 from tests.conftest import ROOT
 from tests.ops.op_testing import built
 
@@ -94,3 +99,77 @@ def test_operations_older_than_the_code_are_left_alone(tmp_path):
     said = run_copy(folder, newer=True, MMLEARNCONV_WITHOUT_OPS="0")
     assert "are older than this code (no of_tomorrow)" in said
     assert "pip install -e . --no-build-isolation" in said
+
+
+STAND_IN = """
+import types, sys
+version = types.SimpleNamespace(cuda={cuda!r})
+cuda = types.SimpleNamespace(is_available=lambda: {gpu})
+class Extension:
+    def __init__(self, name, sources, **options):
+        from setuptools import Extension
+        kind = "CUDA" if any(source.endswith(".cu") for source in sources) else "CPU"
+        import os
+        print("builds for", kind, os.environ.get("TORCH_CUDA_ARCH_LIST"))
+        sys.exit()
+cpp_extension = types.ModuleType("torch.utils.cpp_extension")
+cpp_extension.CUDA_HOME = {home!r}
+cpp_extension.CUDAExtension = cpp_extension.CppExtension = Extension
+utils = types.ModuleType("torch.utils")
+utils.cpp_extension = cpp_extension
+sys.modules.update({{"torch.utils": utils, "torch.utils.cpp_extension": cpp_extension}})
+"""
+
+
+@pytest.mark.parametrize(
+    ("gpu", "forced", "cuda", "nvcc", "message"),
+    [
+        (False, False, "13.0", "13.0", "builds for CPU None"),
+        (True, False, "13.0", "13.1", "builds for CUDA None"),
+        (False, True, "13.0", "13.0", "builds for CUDA 8.0;8.6;8.9;9.0+PTX"),
+        (True, False, "13.0", None, "No CUDA kernels are built, since there is no nvcc"),
+        (True, False, "13.0", "12.8", "of CUDA 12.8, PyTorch of CUDA 13.0: set CUDA_HOME"),
+        (False, True, "13.0", None, "FORCE_CUDA=1, but there is no nvcc"),
+        (False, True, "13.0", "12.8", "FORCE_CUDA=1, but"),
+        (False, True, None, "13.0", "FORCE_CUDA=1, but this PyTorch was built without CUDA"),
+    ],
+)
+def test_what_is_built_where(tmp_path, gpu, forced, cuda, nvcc, message):
+    home = tmp_path / "cuda"
+    if nvcc is not None:
+        (home / "bin").mkdir(parents=True)
+        program = home / "bin/nvcc"
+        program.write_text(f"#!/bin/sh\necho 'Cuda compilation tools, release {nvcc}, V{nvcc}.1'\n")
+        program.chmod(0o755)
+    (tmp_path / "torch").mkdir()
+    stand_in = STAND_IN.format(cuda=cuda, gpu=gpu, home=str(home))
+    (tmp_path / "torch/__init__.py").write_text(stand_in)
+    environment = os.environ | dict(PYTHONPATH=str(tmp_path), FORCE_CUDA=str(int(forced)))
+    environment.pop("TORCH_CUDA_ARCH_LIST", None)
+    environment.pop("MMLEARNCONV_WITHOUT_OPS", None)
+    result = subprocess.run(
+        [sys.executable, "setup.py", "--version"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    said = result.stdout + result.stderr
+    assert message in said, said
+    assert (result.returncode == 0) != message.startswith("FORCE"), said
+    if not message.startswith(("builds", "FORCE")):
+        assert "builds for CPU" in said
+
+
+@pytest.mark.parametrize("built_for", [{"CPU"}, {"CPU", "CUDA"}])
+def test_a_build_without_cuda_says_so_on_a_gpu_once(monkeypatch, built_for):
+    on_gpu = SimpleNamespace(device=torch.device("cuda"))
+    monkeypatch.setattr(extension, "_library", "_ext.so")
+    monkeypatch.setattr(extension, "_has_kernel", lambda name, key: key in built_for)
+    extension.warn_if_not_built_for_cuda.cache_clear()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert [dispatch.use_compiled(on_gpu) for _ in range(2)] == ["CUDA" in built_for] * 2
+    assert len(said) == ("CUDA" not in built_for)
+    assert all("built without CUDA" in str(warning.message) for warning in said)
+    extension.warn_if_not_built_for_cuda.cache_clear()

@@ -283,3 +283,15 @@ def checked(make, number, dtype):
 def test_values_and_gradients_are_the_definition_s(make, path, dtype):
     for number in range(CASES if dtype == torch.float64 else CASES // 2):
         checked(make, number, dtype)
+
+
+@pytest.mark.parametrize("make", OPERATIONS, ids=lambda make: make.__name__)
+def test_tensors_on_several_devices_are_named(make, path):
+    """On CUDA a kernel would read a pointer of the host."""
+    for number in range(4):
+        torch.manual_seed(number)
+        call, ours, _, tensors = make(random.Random(number))
+        for i in range(1, len(tensors)):
+            elsewhere = [*tensors[:i], tensors[i].to("meta"), *tensors[i + 1 :]]
+            with pytest.raises(ValueError, match=r"^\w+: on meta; must be on "):
+                call(ours, *elsewhere)

@@ -7,7 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ..dispatch import accumulate_dtype, add_bias_and_format, to_autocast_dtype, use_compiled
+from ..dispatch import (
+    accumulate_dtype,
+    add_bias_and_format,
+    check_devices,
+    to_autocast_dtype,
+    use_compiled,
+)
 from ..dynamic_kernel import conv2d_per_sample
 from ..geometry import Geometry, conv_output_size, each_axis, geometry_of, im2col
 from ..interpolation import linear_coefficients, nan_if_any, sample
@@ -57,8 +63,10 @@ def dk_conv2d(
         Tensor: ``(N, out, H', W')``.
 
     Raises:
-        ValueError: offsets of another shape, or a kernel space smaller than ``kernel_size``.
+        ValueError: tensors on several devices, offsets of another shape, or a kernel space smaller
+            than ``kernel_size``.
     """
+    check_devices(input=input, weight=weight, offsets=offsets, data_offsets=data_offsets, bias=bias)
     kernel_size = each_axis(kernel_size)
     geometry = geometry_of(stride, padding, dilation, groups)
     output_size = conv_output_size(input.shape[2:], kernel_size, *geometry)

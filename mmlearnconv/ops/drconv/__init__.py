@@ -10,6 +10,7 @@ from ..autograd import wants_gradient
 from ..depthwise import convolve
 from ..dispatch import (
     add_bias_and_format,
+    check_devices,
     match_memory_format,
     to_autocast_dtype,
     use_compiled,
@@ -54,8 +55,10 @@ def drconv2d(
         Tensor: ``(N, out, H', W')``.
 
     Raises:
-        ValueError: the guide's N, H' and W' differ from those of the output.
+        ValueError: tensors on several devices, the guide's N, H' and W' differ from those of the
+            output.
     """
+    check_devices(input=input, guide=guide, filters=filters, base=base, bias=bias)
     geometry = geometry_of(stride, padding, dilation, groups)
     size = conv_output_size(input.shape[2:], filters.shape[4:], *geometry)
     _check_guide(guide, input.shape[0], size)
@@ -100,8 +103,18 @@ def drconv2d_factorised(
         Tensor: ``(N, out, H', W')``.
 
     Raises:
-        ValueError: the guide's N, H' and W' differ from those of the output.
+        ValueError: tensors on several devices, the guide's N, H' and W' differ from those of the
+            output.
     """
+    check_devices(
+        input=input,
+        guide=guide,
+        pattern=pattern,
+        filter_scale=filter_scale,
+        filter_bias=filter_bias,
+        base=base,
+        bias=bias,
+    )
     geometry = geometry_of(stride, padding, dilation, groups)
     kernel_size, original = pattern.shape[2:], input
     size = conv_output_size(input.shape[2:], kernel_size, *geometry)
