@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops.drconv import drconv2d, drconv2d_factorised
-from ..ops.geometry import Geometry
+from ..ops.geometry import Geometry, without_groups
 from ..ops.pooling import adaptive_avg_pool2d
 from .arguments import positive_int
 from .base import LearnableConv2d
@@ -159,7 +159,7 @@ class DRConv2d(LearnableConv2d):
         return self._guide(*self._padded(input))
 
     def _guide(self, padded: Tensor, geometry: Geometry) -> Tensor:
-        return F.conv2d(padded, self.guide_weight, self.guide_bias, *geometry[:3])
+        return F.conv2d(padded, self.guide_weight, self.guide_bias, *without_groups(geometry))
 
     def forward(self, input: Tensor, guide: Tensor | None = None) -> Tensor:
         """Convolve ``(N, in_channels, H, W)`` to ``nn.Conv2d``'s ``(N, out_channels, H', W')``.

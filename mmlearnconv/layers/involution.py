@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops.geometry import Geometry, under_middle
+from ..ops.geometry import Geometry, under_middle, without_groups
 from ..ops.involution import involution2d
 from .arguments import positive_int
 from .base import LearnableConv2d
@@ -143,7 +143,7 @@ class Involution2d(LearnableConv2d):
         kernels = self._kernels(padded, geometry)
         if self.map_weight is not None:
             padded = F.conv2d(padded, self.map_weight, groups=self.groups)
-        return involution2d(padded, kernels, self.bias, *geometry[:3])
+        return involution2d(padded, kernels, self.bias, *without_groups(geometry))
 
     def _kernels(self, padded: Tensor, geometry: Geometry) -> Tensor:
         """H, ``(N, channel groups, kH, kW, H', W')``."""

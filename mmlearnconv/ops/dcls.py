@@ -10,7 +10,7 @@ from .autograd import differentiable, once
 from .depthwise import convolve, depthwise_taps
 from .dispatch import check_devices, in_full_precision, is_cpu, use_compiled
 from .extension import compiled
-from .geometry import geometry_of
+from .geometry import geometry_of, without_groups
 from .interpolation import nan_if_any, within
 
 __all__ = ["dcls_conv2d", "dcls_kernel"]
@@ -74,7 +74,7 @@ def dcls_conv2d(
         and use_compiled(input)
     ):
         taps = in_full_precision(dcls_taps, weight, positions, window)
-        return depthwise_taps(input, *taps, window, bias, *geometry[:3])
+        return depthwise_taps(input, *taps, window, bias, *without_groups(geometry))
     kernel = dcls_kernel(weight, positions, window, interpolation, width)
     return convolve(input, kernel, bias, *geometry)
 

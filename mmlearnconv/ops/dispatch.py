@@ -23,7 +23,7 @@ def use_compiled(tensor: Tensor) -> bool:
     False in a trace, in which complexity is counted: it does not record what an operator does.
     """
     device = tensor.device.type
-    if device == "cuda":
+    if device == "cuda" and not torch.compiler.is_compiling():
         extension.warn_if_not_built_for_cuda()
     return extension.has_kernels_for(device) and not torch.jit.is_tracing()
 
@@ -46,12 +46,27 @@ def check_devices(**tensors: Tensor | None) -> None:
             )
 
 
+def tile_numel(tensor: Tensor, on_cpu: int) -> int:
+    """How many elements the workspace of one tile may have: a GPU's launches cost more than memory.
+
+    Args:
+        tensor: on the device.
+        on_cpu: as many as its cache takes.
+    """
+    return on_cpu if is_cpu(tensor) else 2**25
+
+
 # Precision
 
 
 def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype in which sums are accumulated: float64 for float64, float32 otherwise."""
     return torch.promote_types(dtype, torch.float32)
+
+
+def product_dtype(input: Tensor) -> torch.dtype:
+    """The dtype of matrix products: the input's own on a GPU, whose tensor cores sum in float32."""
+    return accumulate_dtype(input.dtype) if is_cpu(input) else input.dtype
 
 
 def to_autocast_dtype(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:

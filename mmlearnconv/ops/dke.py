@@ -17,16 +17,18 @@ from .dispatch import (
     empty_like,
     in_full_precision,
     match_memory_format,
+    product_dtype,
+    tile_numel,
     to_autocast_dtype,
     use_compiled,
     without_autocast,
 )
-from .geometry import conv_output_size, geometry_of
+from .geometry import conv_output_size, geometry_of, without_groups
 
 __all__ = ["dke_conv2d", "dke_kernel", "dke_response"]
 
 INTERPOLATIONS = ("gauss", "bilinear")
-# Elements that one tile's interpolated input may take: 4 MB in float32.
+# Elements that, on the CPU, one tile's interpolated input may take: 4 MB in float32.
 _TILE = 2**20
 
 
@@ -85,7 +87,7 @@ def dke_conv2d(
     if use_compiled(input):
         output = _interpolated(input, weight, values, cells, attention, tuple(window), *geometry)
     else:
-        columns = depthwise_taps(input, values, cells, window, None, *geometry[:3])
+        columns = depthwise_taps(input, values, cells, window, None, *without_groups(geometry))
         if attention is not None:
             columns = columns.unflatten(1, (input.shape[1], -1)) * attention[:, None]
             columns = columns.flatten(1, 2)
@@ -236,16 +238,16 @@ def _forward(
     attention: Tensor | None,
     *geometry: Sequence[int],
 ) -> Tensor:
-    """Interpolated columns of the input times the weight, a tile of rows at a time."""
+    """Interpolated columns of the input times the weight, tile by tile."""
     *geometry, groups = geometry
     x, matrix, scores = _prepare(input, weight.flatten(1)[..., None, None], attention)
     size = conv_output_size(x.shape[2:], *geometry)
     output = empty_like(input, (len(x), len(weight), *size), x.dtype)
     with without_autocast(input):
-        for n, rows, _, _, columns in _tiles(x, values, cells, geometry):
+        for images, rows, _, _, columns in _tiles(x, values, cells, geometry):
             if scores is not None:
-                columns *= scores[n, :, rows]
-            output[n, :, rows] = F.conv2d(columns.flatten(0, 1)[None], matrix, groups=groups)[0]
+                columns *= scores[images, None, :, rows]
+            output[images, :, rows] = F.conv2d(columns.flatten(1, 2), matrix, groups=groups)
     return output.to(input.dtype)
 
 
@@ -266,26 +268,28 @@ def _backward(
     *geometry, groups = geometry
     _, stride, _, dilation = geometry
     x, matrix, scores, grad = _prepare(input, weight.flatten(1)[..., None, None], attention, grad)
-    grad_x, grad_matrix = torch.zeros_like(x), torch.zeros_like(matrix)
+    dtype = accumulate_dtype(x.dtype)
+    grad_x, grad_matrix = (torch.zeros_like(t, dtype=dtype) for t in (x, matrix))
     grad_values = torch.zeros_like(values, memory_format=torch.contiguous_format)
     grad_scores = None if scores is None else torch.zeros_like(scores)
     with without_autocast(input):
-        for n, rows, sees, padding, columns in _tiles(x, values, cells, geometry):
-            patch = columns if scores is None else columns * scores[n, :, rows]
+        for images, rows, sees, padding, columns in _tiles(x, values, cells, geometry):
+            patch = columns if scores is None else columns * scores[images, None, :, rows]
             passed, of_matrix, _ = torch.ops.aten.convolution_backward(
-                *(grad[None, n, :, rows], patch.flatten(0, 1)[None], matrix, None),
+                *(grad[images, :, rows], patch.flatten(1, 2), matrix, None),
                 *([1, 1], [0, 0], [1, 1], False, [0, 0], groups, [True, True, False]),
             )
             grad_matrix += of_matrix
-            passed = passed[0].view_as(columns)
+            passed = passed.unflatten(1, columns.shape[1:3])
             if scores is not None:
-                grad_scores[n, :, rows] = (passed * columns).sum(0)
-                passed = passed * scores[n, :, rows]
+                products = passed * columns
+                grad_scores[images, :, rows] = products.sum(1, dtype=dtype).to(scores.dtype)
+                passed = passed * scores[images, None, :, rows]
             of_piece, of_values = torch.ops.mmlearnconv.depthwise_taps_backward(
-                *(passed.flatten(0, 1)[None], x[None, n, :, sees], values, cells),
+                *(passed.flatten(1, 2), x[images, :, sees], values, cells),
                 *(stride, padding, dilation, True, True),
             )
-            grad_x[n, :, sees] += of_piece[0]
+            grad_x[images, :, sees] += of_piece
             grad_values += of_values
     return (
         match_memory_format(grad_x.to(input.dtype), input),
@@ -312,16 +316,19 @@ _interpolated = differentiable("dke_conv", _gradient, _context)
 
 def _tiles(
     x: Tensor, values: Tensor, cells: Tensor, geometry: Sequence[tuple[int, int]]
-) -> Iterator[tuple[int, slice, slice, tuple[int, int], Tensor]]:
-    """Yield the tiles of the output.
+) -> Iterator[tuple[slice, slice, slice, tuple[int, int], Tensor]]:
+    """Yield the tiles of the output: some rows of an image, or some images.
 
-    A tile is the index of an image, a slice of output rows, the slice of input rows that they read,
-    the padding relative to these input rows, and columns ``(C, points, rows, W')``.
+    A tile is a slice of images, a slice of output rows, the slice of input rows that they read, the
+    padding relative to these input rows, and columns ``(images, C, points, rows, W')``.
     """
     window, stride, padding, dilation = geometry
     height, width = conv_output_size(x.shape[2:], window, stride, padding, dilation)
-    step = max(1, _TILE // max(1, values.shape[0] * values.shape[1] * width))
-    for n in range(len(x)):
+    row = values.shape[0] * values.shape[1] * width
+    step = max(1, tile_numel(x, _TILE) // max(1, row))
+    images = max(1, step // max(1, height))
+    for n in range(0, len(x), images):
+        of_images = slice(n, min(n + images, len(x)))
         for first in range(0, height, step):
             last = min(first + step, height)
             above = padding[0] - first * stride[0]
@@ -330,14 +337,14 @@ def _tiles(
             sees = slice(begin, max(begin, min(below, x.shape[2])))
             left = above + begin, padding[1]
             columns = torch.ops.mmlearnconv.depthwise_taps(
-                *(x[None, n, :, sees], values, cells, None),
+                *(x[of_images, :, sees], values, cells, None),
                 *((last - first, width), stride, left, dilation),
             )
-            columns = columns[0].unflatten(0, values.shape[:2])
-            yield n, slice(first, last), sees, left, columns
+            columns = columns.unflatten(1, values.shape[:2])
+            yield of_images, slice(first, last), sees, left, columns
 
 
 def _prepare(input: Tensor, *others: Tensor | None) -> tuple[Tensor | None, ...]:
-    """All tensors contiguous, in the dtype in which sums are accumulated."""
-    dtype = accumulate_dtype(input.dtype)
+    """All tensors contiguous, in the dtype of the product."""
+    dtype = product_dtype(input)
     return tuple(None if t is None else t.to(dtype).contiguous() for t in (input, *others))

@@ -31,7 +31,7 @@ def has_kernels_for(device: str, name: str = "depthwise_taps") -> bool:
         name: name of the operator, without the namespace. Default: one that every build has for
             each device that it was built for.
     """
-    return has_extension() and _has_kernel(name, device.upper())
+    return has_extension() and (name, device.upper()) in _kernels
 
 
 @contextmanager
@@ -115,7 +115,7 @@ def _load() -> Path | None:
 @cache
 def warn_if_not_built_for_cuda() -> None:
     """Warn, once, that the compiled operations were built without CUDA; to be asked on a GPU."""
-    if _library is not None and not _has_kernel("depthwise_taps", "CUDA"):
+    if _library is not None and ("depthwise_taps", "CUDA") not in _kernels:
         warnings.warn(
             f"mmlearnconv's compiled operations in {_library} were built without CUDA, {_SLOWER} "
             "on the GPU: build them with `FORCE_CUDA=1 pip install -e . --no-build-isolation` (it "
@@ -124,11 +124,19 @@ def warn_if_not_built_for_cuda() -> None:
         )
 
 
-@cache
-def _has_kernel(name: str, key: str) -> bool:
-    known = key in ("CPU", "CUDA") and hasattr(torch.ops.mmlearnconv, name)
-    return known and torch._C._dispatch_has_kernel_for_dispatch_key(f"mmlearnconv::{name}", key)
+def _find_kernels() -> set[tuple[str, str]]:
+    """Operators and devices for which there are kernels; compiled graphs cannot ask PyTorch."""
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    return {
+        (name, key)
+        for name in ("depthwise_taps", "depthwise_forward")
+        for key in ("CPU", "CUDA")
+        if _library is not None
+        and hasattr(torch.ops.mmlearnconv, name)
+        and has_kernel(f"mmlearnconv::{name}", key)
+    }
 
 
 _switched_off = False
 _library = _load()
+_kernels = _find_kernels()

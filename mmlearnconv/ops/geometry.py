@@ -27,6 +27,12 @@ def geometry_of(
     return Geometry(*(each_axis(value, dims) for value in (stride, padding, dilation)), groups)
 
 
+def without_groups(geometry: Geometry) -> tuple[tuple[int, ...], ...]:
+    """Stride, padding and dilation."""
+    # Not a slice: PyTorch 2.6 does not compile that of a NamedTuple.
+    return geometry.stride, geometry.padding, geometry.dilation
+
+
 def each_axis(value: int | Sequence[int], dims: int = 2) -> tuple[int, ...]:
     """Expand one integer for all axes to one per axis; a sequence becomes a tuple."""
     return tuple(value) if isinstance(value, Sequence) else (value,) * dims

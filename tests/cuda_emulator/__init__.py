@@ -18,6 +18,18 @@ SOURCES = sorted((ROOT / "mmlearnconv/ops/csrc/cuda").glob("*.cu"))
 ORDERS = ("forward", "reverse", "random")
 # Faults that a GPU would not report end the process.
 SANITIZERS = ["-fsanitize=address,alignment,signed-integer-overflow", "-fno-sanitize-recover=all"]
+# Operations take a GPU's way, with the emulated library.
+PLUGIN = """
+import sys
+import torch
+import mmlearnconv.ops
+
+torch.ops.load_library({library!r})
+mmlearnconv.ops.extension._kernels = mmlearnconv.ops.extension._find_kernels()
+for name, module in list(sys.modules.items()):
+    if name.startswith("mmlearnconv.ops") and hasattr(module, "is_cpu"):
+        module.is_cpu = lambda tensor: False
+"""
 _TORCH = Path(torch.__file__).parent
 INCLUDES = [
     f"-I{path}"
@@ -66,9 +78,7 @@ def build_emulated(folder: Path) -> Path:
 def pytest_emulated(library: Path, arguments: Sequence[str | Path], **environment: str) -> str:
     """Run tests in a process whose operations are the emulated ones; what pytest prints."""
     folder = library.parent
-    (folder / "emulated_operations.py").write_text(
-        f"import torch, mmlearnconv.ops\ntorch.ops.load_library({str(library)!r})\n"
-    )
+    (folder / "emulated_operations.py").write_text(PLUGIN.format(library=str(library)))
     plugin = ["-p", "emulated_operations", "-p", "no:cacheprovider"]
     return run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-s", *plugin, *arguments],

@@ -64,7 +64,7 @@ def compile_kernels(source: Path, architecture: int, folder: Path) -> dict[str, 
     ):
         kernels[mangled] = Kernel(mangled, int(stack), int(stores) + int(loads), int(registers))
     kernel = None
-    for line in run([_nvdisasm(), "-c", cubin]).splitlines():
+    for line in run([nvdisasm(), "-c", cubin]).splitlines():
         if line.startswith(".text."):
             kernel = kernels[line.removeprefix(".text.").rstrip(":")]
         elif kernel is not None and (label := re.match(r"\s*(\.L_x_\d+):", line)):
@@ -79,10 +79,8 @@ def compile_kernels(source: Path, architecture: int, folder: Path) -> dict[str, 
     return {kernel.name: kernel for kernel in kernels.values()}
 
 
-def _nvdisasm() -> str:
-    """Of the package nvidia-cuda-nvdisasm, or of an installed CUDA toolkit."""
+def nvdisasm() -> str | None:
+    """The program of the package nvidia-cuda-nvdisasm, or of an installed CUDA toolkit."""
     packages = Path(sysconfig.get_paths()["purelib"]) / "nvidia"
     found = [str(path) for path in packages.glob("*/bin/nvdisasm")]
-    program = found[0] if found else shutil.which("nvdisasm")
-    assert program, "nvdisasm is missing: pip install nvidia-cuda-nvdisasm"
-    return program
+    return found[0] if found else shutil.which("nvdisasm")

@@ -80,7 +80,9 @@ def assert_equals_definition(
                 assert found.is_contiguous()
             runs.append([found, *torch.autograd.grad(found, leaves, upstream.to(dtype))])
         for one, other, goal in zip(*runs, goals, strict=True):
-            assert torch.equal(one, other)
+            # On a GPU atomics add in any order otherwise.
+            if DEVICE == "cpu" or torch.are_deterministic_algorithms_enabled():
+                assert torch.equal(one, other)
             scale = max(1.0, goal.abs().max().item()) if goal.numel() else 1.0
             torch.testing.assert_close(one.double(), goal, rtol=tolerance, atol=tolerance * scale)
 

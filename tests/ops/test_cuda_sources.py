@@ -7,14 +7,15 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.cuda_emulator import ORDERS, SOURCES, build_emulated, pytest_emulated
-from tests.cuda_emulator.machine_code import compile_kernels
+from tests.cuda_emulator.machine_code import compile_kernels, nvdisasm
 from tests.ops.op_testing import built
 
 # Tests of the compiled operations; and what is not so on CUDA: a dtype that only the CPU refuses.
 FILES = [
     path
     for path in sorted((ROOT / "tests/ops").glob("test_*.py"))
-    if path.stem not in ("test_cuda_sources", "test_extension", "test_random", "test_coc")
+    if path.stem
+    not in ("test_cuda_sources", "test_gpu", "test_extension", "test_random", "test_coc")
 ]
 COMPILED = "not PyTorch and not of_the_weight_gradient_are_named"
 
@@ -35,9 +36,9 @@ MULTIPLY_ADDS = {
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 def test_machine_code(source, architecture, tmp_path):
     """No spills, no local memory; inner loops that multiply and add."""
-    if shutil.which("nvcc") is None:
-        assert os.environ.get("CI") != "true", "nvcc is missing"
-        pytest.skip("there is no nvcc")
+    if shutil.which("nvcc") is None or nvdisasm() is None:
+        assert os.environ.get("CI") != "true", "nvcc or nvdisasm is missing"
+        pytest.skip("there is no nvcc, or no nvdisasm: pip install nvidia-cuda-nvdisasm")
     kernels = compile_kernels(source, architecture, tmp_path)
     assert kernels
     for name, kernel in kernels.items():

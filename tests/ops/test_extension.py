@@ -165,7 +165,7 @@ def test_what_is_built_where(tmp_path, gpu, forced, cuda, nvcc, message):
 def test_a_build_without_cuda_says_so_on_a_gpu_once(monkeypatch, built_for):
     on_gpu = SimpleNamespace(device=torch.device("cuda"))
     monkeypatch.setattr(extension, "_library", "_ext.so")
-    monkeypatch.setattr(extension, "_has_kernel", lambda name, key: key in built_for)
+    monkeypatch.setattr(extension, "_kernels", {("depthwise_taps", key) for key in built_for})
     extension.warn_if_not_built_for_cuda.cache_clear()
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")

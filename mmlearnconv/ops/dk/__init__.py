@@ -11,11 +11,12 @@ from ..dispatch import (
     accumulate_dtype,
     add_bias_and_format,
     check_devices,
+    tile_numel,
     to_autocast_dtype,
     use_compiled,
 )
 from ..dynamic_kernel import conv2d_per_sample
-from ..geometry import Geometry, conv_output_size, each_axis, geometry_of, im2col
+from ..geometry import Geometry, conv_output_size, each_axis, geometry_of, im2col, without_groups
 from ..interpolation import linear_coefficients, nan_if_any, sample
 from .compiled import TILE, dense, depthwise
 
@@ -87,7 +88,7 @@ def dk_conv2d(
     if not use_compiled(input):
         output = _in_tiles(*arguments, geometry, output_size)
     elif groups == input.shape[1] == len(weight):
-        output = depthwise(*arguments, *geometry[:3])
+        output = depthwise(*arguments, *without_groups(geometry))
     else:
         output = dense(*arguments, *geometry)
     return add_bias_and_format(output, bias, input)
@@ -185,7 +186,7 @@ def _in_tiles(
         return _multiply(columns, coefficients, weight, groups)
 
     per_row = input.shape[0] * input.shape[1] * weight[0, 0].numel() * output_size[1]
-    step = max(1, TILE // max(1, per_row))
+    step = max(1, tile_numel(input, TILE) // max(1, per_row))
     outputs = []
     for row in range(0, output_size[0], step):
         arguments = (

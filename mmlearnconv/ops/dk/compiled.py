@@ -7,11 +7,17 @@ import torch
 from torch import Tensor
 
 from ..autograd import define, differentiable, once
-from ..dispatch import accumulate_dtype, empty_like, match_memory_format, without_autocast
+from ..dispatch import (
+    accumulate_dtype,
+    empty_like,
+    match_memory_format,
+    tile_numel,
+    without_autocast,
+)
 from ..extension import compiled
 from ..matmul import matmul_rows, matmul_rows_backward
 
-# Elements that one tile's resampled input may take: 8 MB in float32.
+# Elements that, on the CPU, one tile's resampled input may take: 8 MB in float32.
 TILE = 2**21
 
 # The dense local form, in tiles of locations: compiled resampling and PyTorch's products.
@@ -144,7 +150,7 @@ def _column_tiles(
 ) -> Iterator[tuple[int, int, Tensor]]:
     """Ranges of locations, and for their columns views of one workspace that is reused."""
     cells = weight.shape[2:].numel()
-    step = max(1, min(locations, TILE // max(1, cells * input.shape[1])))
+    step = max(1, min(locations, tile_numel(input, TILE) // max(1, cells * input.shape[1])))
     columns = input.new_empty(step, cells, input.shape[1])
     for begin in range(0, locations, step):
         end = min(begin + step, locations)

@@ -11,10 +11,8 @@ from .. import dispatch
 from ..autograd import define, differentiable, once
 from ..matmul import matmul_rows, matmul_rows_backward
 
-# Elements that one tile of intermediate rows may take: 4 MB in float32; on a GPU, where tiles cost
-# kernel launches, 64 MB.
+# Elements that, on the CPU, one tile of intermediate rows may take: 4 MB in float32.
 TILE = 2**20
-TILE_ON_GPU = 2**24
 
 
 def region_matmul(rows: Tensor, matrices: Tensor, region: Tensor, groups: int) -> Tensor:
@@ -122,7 +120,7 @@ def sort_by_region(region: Tensor, regions: int) -> tuple[Tensor, list[int]]:
 
 def locations_per_tile(tensor: Tensor, numel: int) -> int:
     """How many locations of ``numel`` elements each fit into a tile."""
-    return max(1, (TILE if dispatch.is_cpu(tensor) else TILE_ON_GPU) // max(1, numel))
+    return max(1, dispatch.tile_numel(tensor, TILE) // max(1, numel))
 
 
 def rows_to_map(rows: Tensor, size: Sequence[int], input: Tensor) -> Tensor:

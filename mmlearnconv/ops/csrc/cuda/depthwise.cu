@@ -1,7 +1,7 @@
 // Depthwise convolution with large kernels: forward, input gradient, weight gradient.
 //
-// A convolution of stride s is a sum of s * s convolutions of stride 1, each of the input's rows and
-// columns of one residue modulo s with the kernel's of one residue; and its input gradient is a
+// A convolution of stride s is a sum of s * s convolutions of stride 1, each of the input's rows
+// and columns of one residue modulo s with the kernel's of one residue; and its input gradient is a
 // convolution of stride 1 for the input's of each residue. So the kernels know stride 1 only.
 
 #include "../common/depthwise_taps.h"
@@ -17,9 +17,9 @@
 namespace mmlearnconv {
 namespace {
 
-constexpr int kWidest = 31;   // kernels, rows and columns
-constexpr int kColumns = 8;   // of outputs that a thread computes side by side
-constexpr int kRows = 3;      // of these
+constexpr int kWidest = 31;    // kernels, rows and columns
+constexpr int kColumns = 8;    // of outputs that a thread computes side by side
+constexpr int kRows = 3;       // of these
 constexpr int kThreads = 256;  // of a block at most
 // A weight gradient sums rows of a map, kGradRows x kGradColumns of its outputs at a time.
 constexpr int kGradRows = 16, kGradColumns = 64;
@@ -48,7 +48,8 @@ struct Residue {
 
   Residue() = default;
   C10_HOST_DEVICE Residue(int64_t whole, int64_t first, int64_t step)
-      : first(static_cast<int>(first)), step(static_cast<int>(step)),
+      : first(static_cast<int>(first)),
+        step(static_cast<int>(step)),
         size(static_cast<int>(whole > first ? (whole - first + step - 1) / step : 0)) {}
 };
 
@@ -71,8 +72,11 @@ struct Memory {
   int y, x;
 
   Memory(const at::Tensor& map)
-      : data(map.data_ptr()), n(map.stride(0)), c(map.stride(1)),
-        y(static_cast<int>(map.stride(2))), x(static_cast<int>(map.stride(3))) {}
+      : data(map.data_ptr()),
+        n(map.stride(0)),
+        c(map.stride(1)),
+        y(static_cast<int>(map.stride(2))),
+        x(static_cast<int>(map.stride(3))) {}
 };
 
 // Rounded up to an odd number of 16 bytes: eight rows, read 16 bytes each, lie in different banks.
@@ -82,8 +86,8 @@ inline int pitch_of(int64_t floats) {
 }
 
 struct Tiles {
-  int columns, rows, planes;  // of threads in a block: each has 8 x 3 outputs
-  int across, down;           // tiles of a map
+  int columns, rows, planes;                        // of threads in a block: each has 8 x 3 outputs
+  int across, down;                                 // tiles of a map
   int tile_rows, pitch, kernel_rows, kernel_pitch;  // of shared memory
 
   C10_HOST_DEVICE int threads() const {
@@ -126,8 +130,8 @@ __device__ __forceinline__ void read(float* to, const float* from) {
   }
 }
 
-// A tile of a map's plane in shared memory, zeros outside the map: tile cell (0, 0) is the residues'
-// row j and column i. A warp reads a row.
+// A tile of a map's plane in shared memory, zeros outside the map: tile cell (0, 0) is the
+// residues' row j and column i. A warp reads a row.
 __device__ __forceinline__ void stage(
     float* to, const Memory& map, int64_t plane, Kind kind, const Residue& y, const Residue& x,
     int j, int i, int rows, int pitch, int columns) {
@@ -137,10 +141,9 @@ __device__ __forceinline__ void stage(
     const int64_t begin = plane + int64_t(y.first + (inside ? j + row : 0) * y.step) * map.y;
     for (int column = static_cast<int>(threadIdx.x) % 32; column < columns; column += 32) {
       const int at = i + column;
-      to[row * pitch + column] =
-          inside && at >= 0 && at < x.size
-              ? load(map.data, begin + (x.first + at * x.step) * map.x, kind)
-              : 0.0f;
+      to[row * pitch + column] = inside && at >= 0 && at < x.size
+                                     ? load(map.data, begin + (x.first + at * x.step) * map.x, kind)
+                                     : 0.0f;
     }
   }
 }
@@ -231,9 +234,9 @@ __global__ void __launch_bounds__(kThreads, 2)
   }
 }
 
-// A block sums some pieces of one channel's maps. A thread has a row of the kernel, and of each piece
-// those groups of eight outputs that are its slice's; slices are added in their order, and the parts
-// of all blocks after the launch.
+// A block sums some pieces of one channel's maps. A thread has a row of the kernel, and of each
+// piece those groups of eight outputs that are its slice's; slices are added in their order, and
+// the parts of all blocks after the launch.
 template <int width>
 __global__ void __launch_bounds__(kThreads, 2)
     depthwise_weight_grad_kernel(const __grid_constant__ WeightGradient g) {
@@ -303,8 +306,8 @@ __global__ void __launch_bounds__(kThreads, 2)
     for (int s = 0; s < g.slices; ++s) sum += memory[s * height * width + i];
     const int64_t kernel = int64_t(part) * g.channels + channel;
     g.parts
-        [(kernel * g.weight_rows + g.y.cell(i / width)) * g.weight_columns +
-         g.x.cell(i % width)] = sum;
+        [(kernel * g.weight_rows + g.y.cell(i / width)) * g.weight_columns + g.x.cell(i % width)] =
+        sum;
   }
 }
 
@@ -318,10 +321,14 @@ void with_width(int width, const Function& function, std::integer_sequence<int, 
 
 Kind kind_of(const at::Tensor& map) {
   switch (map.scalar_type()) {
-    case at::kFloat: return Kind::kFloat;
-    case at::kHalf: return Kind::kHalf;
-    case at::kBFloat16: return Kind::kBFloat16;
-    default: break;
+    case at::kFloat:
+      return Kind::kFloat;
+    case at::kHalf:
+      return Kind::kHalf;
+    case at::kBFloat16:
+      return Kind::kBFloat16;
+    default:
+      break;
   }
   TORCH_CHECK(false, "depthwise: ", map.scalar_type(), " is not float32, float16 or bfloat16");
 }
@@ -502,8 +509,8 @@ at::Tensor depthwise_weight_grad(
   // Enough blocks for a large GPU; no more, since their parts are added up.
   const int64_t wanted = (1024 + g.channels - 1) / std::max(g.channels, 1);
   g.part_count = static_cast<int>(std::clamp<int64_t>(wanted, 1, std::max<int64_t>(pieces, 1)));
-  const at::Tensor parts = at::empty(
-      {g.part_count, g.channels, 1, size[0], size[1]}, x.options().dtype(at::kFloat));
+  const at::Tensor parts =
+      at::empty({g.part_count, g.channels, 1, size[0], size[1]}, x.options().dtype(at::kFloat));
   g.parts = parts.data_ptr<float>();
   for (int64_t a = 0; g.channels > 0 && a < std::min(stride[0], size[0]); ++a) {
     for (int64_t b = 0; b < std::min(stride[1], size[1]); ++b) {

@@ -1,12 +1,10 @@
-#include "../common/depthwise_taps.h"
-#include "../common/dk_kernels.h"
-#include "launch.cuh"
+#include "dk_kernels.cuh"
 
 #include <torch/library.h>
 
 namespace mmlearnconv {
 TORCH_LIBRARY_IMPL(mmlearnconv, CUDA, m) {
-  typedef DkOperators<OnCuda> Operators;
+  typedef DkOperators Operators;
   m.impl("dk_depthwise", OnDevice<&Operators::depthwise>::call);
   m.impl("dk_depthwise_backward", OnDevice<&Operators::depthwise_backward>::call);
   m.impl("dk_columns", OnDevice<&Operators::columns>::call);

@@ -1,6 +1,8 @@
 // Launches kernels on the current stream of a tensor's device.
 #pragma once
 
+#include "../common/launch.h"
+
 #include <ATen/core/Tensor.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
@@ -42,6 +44,32 @@ __global__ void each(int64_t count, Kernel kernel) {
     kernel(i);
 }
 
+constexpr int kLanesOfWarp = 32;
+
+// What the lanes of a warp sum, each over its part.
+template <typename T, int count>
+struct Sums {
+  T value[count] = {};
+};
+
+// Runs `kernel.sums(i, lane)` in all lanes of a warp, adds up what they return, always in the same
+// order, and hands it to `kernel.store(i, sums)`.
+template <typename Kernel>
+__global__ void each_warp(int64_t count, Kernel kernel) {
+  const int lane = static_cast<int>(threadIdx.x) % kLanesOfWarp;
+  const int64_t warps = static_cast<int64_t>(gridDim.x) * (blockDim.x / kLanesOfWarp);
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * (blockDim.x / kLanesOfWarp) +
+                   threadIdx.x / kLanesOfWarp;
+       i < count; i += warps) {
+    auto sums = kernel.sums(i, lane);
+#pragma unroll
+    for (int by = kLanesOfWarp / 2; by > 0; by /= 2)
+#pragma unroll
+      for (auto& value : sums.value) value += __shfl_xor_sync(0xffffffffu, value, by);
+    if (lane == 0) kernel.store(i, sums);
+  }
+}
+
 struct OnCuda {
   template <typename Kernel>
   void operator()(int64_t count, const Kernel& kernel) const {
@@ -49,6 +77,15 @@ struct OnCuda {
     if (count == 0) return;
     const int64_t blocks = std::min((count + threads - 1) / threads, max_blocks);
     launch(each<Kernel>, dim3(blocks), dim3(threads), 0, count, kernel);
+  }
+
+  // A kernel with `sums` and `store`, of which a warp runs each index.
+  template <typename Kernel>
+  void warps(int64_t count, const Kernel& kernel) const {
+    constexpr int64_t threads = 256, of_block = threads / kLanesOfWarp;
+    if (count == 0) return;
+    const int64_t blocks = std::min((count + of_block - 1) / of_block, int64_t(1) << 30);
+    launch(each_warp<Kernel>, dim3(blocks), dim3(threads), 0, count, kernel);
   }
 };
 

@@ -4,7 +4,8 @@
 #include <torch/library.h>
 
 // The CUDA kernels are registered in the CPU's place.
-#define CUDA CPU
+#undef TORCH_LIBRARY_IMPL
+#define TORCH_LIBRARY_IMPL(library, key, m) _TORCH_LIBRARY_IMPL(library, CPU, m, C10_UID)
 
 namespace c10::cuda {
 struct CUDAGuard {

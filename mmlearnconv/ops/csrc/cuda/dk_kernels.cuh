@@ -1,8 +1,9 @@
-// Convolutions with resampled kernels, one work item per output; maps are channels_last.
+// Convolutions with resampled kernels; maps are channels_last.
 #pragma once
 
-#include "dk.h"
-#include "launch.h"
+#include "../common/depthwise_taps.h"
+#include "../common/dk.h"
+#include "launch.cuh"
 
 #include <ATen/Context.h>
 #include <ATen/Dispatch.h>
@@ -156,37 +157,56 @@ struct DkMovedInputGrad {
   }
 };
 
-// Gradients of the offsets, one work item per location and tap.
+// Gradients of the offsets, one warp per location and tap, which sums over the channels.
 template <typename scalar_t, typename sum_t, bool HAS_DATA_OFFSETS, bool DEPTHWISE>
 struct DkOffsetGrad {
+  typedef Sums<sum_t, HAS_DATA_OFFSETS ? 4 : 2> Slopes;
   DkGradients<scalar_t, sum_t, HAS_DATA_OFFSETS, DEPTHWISE> g;
   sum_t *grad_offsets, *grad_data_offsets;
 
-  C10_HOST_DEVICE void operator()(int64_t i) const {
+  C10_HOST_DEVICE DeformableTap<sum_t> tap(int64_t i, int64_t* j, int64_t* k) const {
+    const int64_t length = g.end - g.begin;
+    *k = i / length;
+    *j = g.begin + i - *k * length;
+    return g.s.tap(g.s.place(*j), *k);
+  }
+  // Of the kernel space's offsets along y and x, and of the data's.
+  C10_HOST_DEVICE Slopes sums(int64_t i, int lane) const {
     const Deformable& d = g.s.d;
-    const int64_t length = g.end - g.begin, k = i / length, j = g.begin + i % length;
-    const auto tap = g.s.tap(g.s.place(j), k);
+    int64_t j, k;
+    const auto tap = this->tap(i, &j, &k);
     const sum_t* const space = g.cells(j);
-    sum_t along[4] = {0, 0, 0, 0};
-    for (int64_t c = 0; c < (g.s.misses(tap) ? 0 : d.channels); ++c) {
+    Slopes slopes;
+    if (g.s.misses(tap)) return slopes;
+    for (int64_t c = lane; c < d.channels; c += kLanesOfWarp) {
       sum_t corner[4];
-      for (int i = 0; i < 4; ++i) corner[i] = space[tap.space.index[i] * d.channels + c];
+#pragma unroll
+      for (int n = 0; n < 4; ++n) corner[n] = space[tap.space.index[n] * d.channels + c];
       const sum_t product = g.passed(j, c) * g.s.read(tap, c);
-      along[0] += product * tap.space.slope_y(corner);
-      along[1] += product * tap.space.slope_x(corner);
-      if (!HAS_DATA_OFFSETS) continue;
-      const sum_t passed = g.passed(j, c) * g.s.weight(tap, space, c);
-      for (int i = 0; i < 4; ++i) corner[i] = g.s.pixel(tap.map.index[i], c);
-      along[2] += passed * tap.map.slope_y(corner);
-      along[3] += passed * tap.map.slope_x(corner);
+      slopes.value[0] += product * tap.space.slope_y(corner);
+      slopes.value[1] += product * tap.space.slope_x(corner);
+      if constexpr (HAS_DATA_OFFSETS) {
+        const sum_t passed = g.passed(j, c) * g.s.weight(tap, space, c);
+#pragma unroll
+        for (int n = 0; n < 4; ++n) corner[n] = g.s.pixel(tap.map.index[n], c);
+        slopes.value[2] += passed * tap.map.slope_y(corner);
+        slopes.value[3] += passed * tap.map.slope_x(corner);
+      }
     }
+    return slopes;
+  }
+  C10_HOST_DEVICE void store(int64_t i, const Slopes& slopes) const {
+    const Deformable& d = g.s.d;
+    int64_t j, k;
+    const auto tap = this->tap(i, &j, &k);
     const int64_t n = j / d.locations();
     const int64_t own = (n * 2 * d.taps() + 2 * k) * d.locations() + j % d.locations();
-    grad_offsets[own] = tap.space.moves_y ? along[0] : sum_t(0);
-    grad_offsets[own + d.locations()] = tap.space.moves_x ? along[1] : sum_t(0);
-    if (!HAS_DATA_OFFSETS) return;
-    grad_data_offsets[own] = tap.map.moves_y ? along[2] : sum_t(0);
-    grad_data_offsets[own + d.locations()] = tap.map.moves_x ? along[3] : sum_t(0);
+    grad_offsets[own] = tap.space.moves_y ? slopes.value[0] : sum_t(0);
+    grad_offsets[own + d.locations()] = tap.space.moves_x ? slopes.value[1] : sum_t(0);
+    if constexpr (HAS_DATA_OFFSETS) {
+      grad_data_offsets[own] = tap.map.moves_y ? slopes.value[2] : sum_t(0);
+      grad_data_offsets[own + d.locations()] = tap.map.moves_x ? slopes.value[3] : sum_t(0);
+    }
   }
 };
 
@@ -216,9 +236,8 @@ struct DkSpaceGrad {
 
 constexpr auto kChannelsLast = at::MemoryFormat::ChannelsLast;
 
-template <typename Launch>
 struct DkOperators {
-  Launch launch;
+  OnCuda launch;
 
   // Calls `run` with the dtypes of the input and of the sums, and whether there are data offsets.
   template <typename Run>
@@ -302,7 +321,7 @@ struct DkOperators {
       } else {
         launch(x.numel(), DkInputGrad<scalar_t, sum_t, DEPTHWISE>{g, into});
       }
-      launch(
+      launch.warps(
           (end - begin) * d.taps(),
           DkOffsetGrad<scalar_t, sum_t, HAS_DATA_OFFSETS, DEPTHWISE>{
               g, grad_offsets.data_ptr<sum_t>(),

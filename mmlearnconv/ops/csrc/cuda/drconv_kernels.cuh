@@ -1,8 +1,8 @@
-// Region-aware convolution, one work item per output; maps are channels_last.
+// Region-aware convolution; maps are channels_last.
 #pragma once
 
-#include "launch.h"
-#include "drconv.h"
+#include "../common/drconv.h"
+#include "launch.cuh"
 
 #include <ATen/Dispatch.h>
 #include <ATen/ops/arange.h>
@@ -63,7 +63,7 @@ struct RegionInputGrad {
   }
 };
 
-// Contributions to the pattern's gradient, one per location and tap.
+// Contributions to the pattern's gradient, one warp per location and tap.
 template <typename T>
 struct RegionPatternGrad {
   Regions r;
@@ -73,19 +73,28 @@ struct RegionPatternGrad {
   const int64_t *region, *order;
   int64_t begin;
 
-  C10_HOST_DEVICE void operator()(int64_t i) const {
-    const int64_t k = i % r.taps(), own = i / r.taps(), j = order[begin + own];
+  C10_HOST_DEVICE Sums<T, 1> sums(int64_t i, int lane) const {
+    const int64_t own = i / r.taps(), k = i - own * r.taps(), j = order[begin + own];
     const Location index = Location::of(j, r.map.y.out_size, r.map.x.out_size);
-    if (k == 0) owner[own] = index.n * r.regions + region[j];
     const int64_t pixel =
         r.pixel(index.n, index.y, index.x, k / r.kernel_columns, k % r.kernel_columns);
-    T total = 0;
-    for (int64_t c = 0; c < (pixel < 0 ? 0 : r.channels); ++c)
-      total += grad[own * 2 * r.channels + c] * input[pixel * r.channels + c];
-    out[i] = total;
+    Sums<T, 1> total;
+    if (pixel < 0) return total;
+    for (int64_t c = lane; c < r.channels; c += kLanesOfWarp)
+      total.value[0] += grad[own * 2 * r.channels + c] * input[pixel * r.channels + c];
+    return total;
+  }
+  C10_HOST_DEVICE void store(int64_t i, const Sums<T, 1>& total) const {
+    const int64_t own = i / r.taps(), j = order[begin + own];
+    if (i == own * r.taps()) {
+      const Location index = Location::of(j, r.map.y.out_size, r.map.x.out_size);
+      owner[own] = index.n * r.regions + region[j];
+    }
+    out[i] = total.value[0];
   }
 };
 
+// The guide's gradient, one warp per location and region.
 template <typename T>
 struct RegionInner {
   Regions r;
@@ -93,26 +102,30 @@ struct RegionInner {
   const T *products, *input, *pattern;
   int64_t begin;
 
-  C10_HOST_DEVICE void operator()(int64_t i) const {
-    const int64_t t = i % r.regions, own = i / r.regions;
+  C10_HOST_DEVICE Sums<T, 1> sums(int64_t i, int lane) const {
+    const int64_t own = i / r.regions, t = i - own * r.regions;
     const Location index = Location::of(begin + own, r.map.y.out_size, r.map.x.out_size);
     const T* const shares = pattern + (index.n * r.regions + t) * r.taps();
-    const T* const of_value = products + (own * 2 * r.regions + t) * r.channels;
-    const T* const of_offset = of_value + r.regions * r.channels;
-    T total = 0;
+    const T* const scale_products = products + (own * 2 * r.regions + t) * r.channels;
+    const T* const bias_products = scale_products + r.regions * r.channels;
+    Sums<T, 1> total;
     for (int64_t k = 0; k < r.taps(); ++k) {
       const int64_t pixel =
           r.pixel(index.n, index.y, index.x, k / r.kernel_columns, k % r.kernel_columns);
-      for (int64_t c = 0; c < (pixel < 0 ? 0 : r.channels); ++c)
-        total += (shares[k] * of_value[c] + of_offset[c]) * input[pixel * r.channels + c];
+      if (pixel < 0) continue;
+      for (int64_t c = lane; c < r.channels; c += kLanesOfWarp)
+        total.value[0] +=
+            (shares[k] * scale_products[c] + bias_products[c]) * input[pixel * r.channels + c];
     }
-    out[i] = total;
+    return total;
+  }
+  C10_HOST_DEVICE void store(int64_t i, const Sums<T, 1>& total) const {
+    out[i] = total.value[0];
   }
 };
 
-template <typename Launch>
 struct DrconvOperators {
-  Launch launch;
+  OnCuda launch;
 
   void features(
       const at::Tensor& input, const at::Tensor& pattern, const at::Tensor& region,
@@ -152,7 +165,7 @@ struct DrconvOperators {
                              r, grad_input.data_ptr<scalar_t>(), grad.const_data_ptr<scalar_t>(),
                              pattern.const_data_ptr<scalar_t>(), region.const_data_ptr<int64_t>(),
                              rank.const_data_ptr<int64_t>(), begin, end});
-      launch(
+      launch.warps(
           by_place.numel(),
           RegionPatternGrad<scalar_t>{
               r, by_place.data_ptr<scalar_t>(), owner.data_ptr<int64_t>(),
@@ -170,7 +183,7 @@ struct DrconvOperators {
     check_products(r, products, input, begin, end);
     const at::Tensor out = at::empty({end - begin, r.regions}, input.options());
     AT_DISPATCH_FLOATING_TYPES(input.scalar_type(), "drconv_inner", [&] {
-      launch(
+      launch.warps(
           out.numel(),
           RegionInner<scalar_t>{
               r, out.data_ptr<scalar_t>(), products.const_data_ptr<scalar_t>(),
