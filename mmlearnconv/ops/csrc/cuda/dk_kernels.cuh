@@ -54,43 +54,67 @@ struct Sampling {
   }
 };
 
+// Work items are locations.
 template <typename scalar_t, typename sum_t, bool HAS_DATA_OFFSETS>
 struct DkDepthwise {
+  typedef DeformableTap<sum_t> Entry;
+  typedef Sums<sum_t, 1> Total;
   Sampling<scalar_t, sum_t, HAS_DATA_OFFSETS> s;
   scalar_t* out;
   const sum_t* space;
 
-  C10_HOST_DEVICE void operator()(int64_t i) const {
-    const int64_t c = i % s.d.channels;
-    const Location index = s.place(i / s.d.channels);
-    sum_t total = 0;
-    for (int64_t k = 0; k < s.d.taps(); ++k) {
-      const auto tap = s.tap(index, k);
-      if (!s.misses(tap)) total += s.weight(tap, space, c) * s.read(tap, c);
-    }
-    out[i] = static_cast<scalar_t>(total);
+  C10_HOST_DEVICE int64_t taps() const {
+    return s.d.taps();
+  }
+  C10_HOST_DEVICE int64_t channels() const {
+    return s.d.channels;
+  }
+  C10_HOST_DEVICE Entry entry(int64_t j, int64_t k) const {
+    return s.tap(s.place(j), k);
+  }
+  C10_HOST_DEVICE Total start(int64_t, int64_t) const {
+    return {};
+  }
+  C10_HOST_DEVICE void add(Total& total, const Entry& tap, int64_t, int64_t c) const {
+    if (!s.misses(tap)) total.value[0] += s.weight(tap, space, c) * s.read(tap, c);
+  }
+  C10_HOST_DEVICE void store(int64_t j, int64_t c, const Total& total) const {
+    out[j * s.d.channels + c] = static_cast<scalar_t>(total.value[0]);
   }
 };
 
+// Work items are locations, from `begin` on.
 template <typename scalar_t, typename sum_t, bool HAS_DATA_OFFSETS>
 struct DkColumns {
+  typedef DeformableTap<sum_t> Entry;
+  struct Total {
+    scalar_t* cells;
+  };
   Sampling<scalar_t, sum_t, HAS_DATA_OFFSETS> s;
-  scalar_t* out;  // (location, cell, C), from location `begin` on
+  scalar_t* out;  // (location, cell, C)
   int64_t begin;
 
-  C10_HOST_DEVICE void operator()(int64_t i) const {
-    const int64_t c = i % s.d.channels, own = i / s.d.channels;
-    const Location index = s.place(begin + own);
-    scalar_t* const cells = out + own * s.d.cells() * s.d.channels + c;
-    for (int64_t cell = 0; cell < s.d.cells(); ++cell) cells[cell * s.d.channels] = scalar_t(0);
-    for (int64_t k = 0; k < s.d.taps(); ++k) {
-      const auto tap = s.tap(index, k);
-      if (s.misses(tap)) continue;
-      const sum_t value = s.read(tap, c);
-      for (int i = 0; i < 4; ++i)
-        cells[tap.space.index[i] * s.d.channels] += tap.space.weight[i] * value;
-    }
+  C10_HOST_DEVICE int64_t taps() const {
+    return s.d.taps();
   }
+  C10_HOST_DEVICE int64_t channels() const {
+    return s.d.channels;
+  }
+  C10_HOST_DEVICE Entry entry(int64_t i, int64_t k) const {
+    return s.tap(s.place(begin + i), k);
+  }
+  C10_HOST_DEVICE Total start(int64_t i, int64_t c) const {
+    scalar_t* const cells = out + i * s.d.cells() * s.d.channels + c;
+    for (int64_t cell = 0; cell < s.d.cells(); ++cell) cells[cell * s.d.channels] = scalar_t(0);
+    return {cells};
+  }
+  C10_HOST_DEVICE void add(Total& total, const Entry& tap, int64_t, int64_t c) const {
+    if (s.misses(tap)) return;
+    const sum_t value = s.read(tap, c);
+    for (int n = 0; n < 4; ++n)
+      total.cells[tap.space.index[n] * s.d.channels] += tap.space.weight[n] * value;
+  }
+  C10_HOST_DEVICE void store(int64_t, int64_t, const Total&) const {}
 };
 
 // What the gradients are computed from. If DEPTHWISE, `space` is the kernel space and `grad` the
@@ -111,25 +135,42 @@ struct DkGradients {
   }
 };
 
-// Gradient of the input, accumulated: each work item gathers from all outputs that read its pixel.
+// Gradient of the input, accumulated: each pixel gathers from all outputs that read it.
 template <typename scalar_t, typename sum_t, bool DEPTHWISE>
 struct DkInputGrad {
+  // A tap that reads the pixel, and the location that it belongs to, or -1.
+  struct Entry {
+    DeformableTap<sum_t> tap;
+    int64_t location, padding;
+  };
+  typedef Sums<sum_t, 1> Total;
   DkGradients<scalar_t, sum_t, false, DEPTHWISE> g;
   sum_t* grad_input;
 
-  C10_HOST_DEVICE void operator()(int64_t i) const {
+  C10_HOST_DEVICE int64_t taps() const {
+    return g.s.d.taps();
+  }
+  C10_HOST_DEVICE int64_t channels() const {
+    return g.s.d.channels;
+  }
+  C10_HOST_DEVICE Entry entry(int64_t i, int64_t k) const {
     const Deformable& d = g.s.d;
-    const int64_t c = i % d.channels;
-    const Location index = Location::of(i / d.channels, d.map.y.size, d.map.x.size);
-    sum_t total = 0;
-    for (int64_t k = 0; k < d.taps(); ++k) {
-      const int64_t y = output_index_of(d.map.y, index.y, k / d.kernel_columns);
-      const int64_t x = output_index_of(d.map.x, index.x, k % d.kernel_columns);
-      const int64_t j = (index.n * d.map.y.out_size + y) * d.map.x.out_size + x;
-      if (y < 0 || x < 0 || j < g.begin || j >= g.end) continue;
-      total += g.passed(j, c) * g.s.weight(g.s.tap({index.n, y, x}, k), g.cells(j), c);
-    }
-    grad_input[i] += total;
+    const Location index = Location::of(i, d.map.y.size, d.map.x.size);
+    const int64_t y = output_index_of(d.map.y, index.y, k / d.kernel_columns);
+    const int64_t x = output_index_of(d.map.x, index.x, k % d.kernel_columns);
+    const int64_t j = (index.n * d.map.y.out_size + y) * d.map.x.out_size + x;
+    if (y < 0 || x < 0 || j < g.begin || j >= g.end) return {{}, -1, 0};
+    return {g.s.tap({index.n, y, x}, k), j, 0};
+  }
+  C10_HOST_DEVICE Total start(int64_t, int64_t) const {
+    return {};
+  }
+  C10_HOST_DEVICE void add(Total& total, const Entry& entry, int64_t, int64_t c) const {
+    const int64_t j = entry.location;
+    if (j >= 0) total.value[0] += g.passed(j, c) * g.s.weight(entry.tap, g.cells(j), c);
+  }
+  C10_HOST_DEVICE void store(int64_t i, int64_t c, const Total& total) const {
+    grad_input[i * g.s.d.channels + c] += total.value[0];
   }
 };
 
@@ -289,10 +330,11 @@ struct DkOperators {
         typedef decltype(scalar) scalar_t;
         typedef decltype(sum) sum_t;
         constexpr bool HAS_DATA_OFFSETS = decltype(moved)::value;
-        launch(
-            out.numel(), DkDepthwise<scalar_t, sum_t, HAS_DATA_OFFSETS>{
-                             floats.template sampling<scalar_t, sum_t, HAS_DATA_OFFSETS>(d, x),
-                             out.data_ptr<scalar_t>(), cells.const_data_ptr<sum_t>()});
+        launch.with_taps(
+            d.batch * d.locations(),
+            DkDepthwise<scalar_t, sum_t, HAS_DATA_OFFSETS>{
+                floats.template sampling<scalar_t, sum_t, HAS_DATA_OFFSETS>(d, x),
+                out.data_ptr<scalar_t>(), cells.const_data_ptr<sum_t>()});
       });
     return out.contiguous(format_of(input));
   }
@@ -319,7 +361,7 @@ struct DkOperators {
             d.channels * (in_order ? 1 : end - begin),
             DkMovedInputGrad<scalar_t, sum_t, DEPTHWISE>{g, into, in_order});
       } else {
-        launch(x.numel(), DkInputGrad<scalar_t, sum_t, DEPTHWISE>{g, into});
+        launch.with_taps(x.numel() / d.channels, DkInputGrad<scalar_t, sum_t, DEPTHWISE>{g, into});
       }
       launch.warps(
           (end - begin) * d.taps(),
@@ -382,11 +424,10 @@ struct DkOperators {
       typedef decltype(scalar) scalar_t;
       typedef decltype(sum) sum_t;
       constexpr bool HAS_DATA_OFFSETS = decltype(moved)::value;
-      launch(
-          (end - begin) * d.channels,
-          DkColumns<scalar_t, sum_t, HAS_DATA_OFFSETS>{
-              floats.template sampling<scalar_t, sum_t, HAS_DATA_OFFSETS>(d, input),
-              out.data_ptr<scalar_t>(), begin});
+      launch.with_taps(
+          end - begin, DkColumns<scalar_t, sum_t, HAS_DATA_OFFSETS>{
+                           floats.template sampling<scalar_t, sum_t, HAS_DATA_OFFSETS>(d, input),
+                           out.data_ptr<scalar_t>(), begin});
     });
   }
 

@@ -11,55 +11,89 @@
 
 namespace mmlearnconv {
 
+// Work items are locations, order[begin] first.
 template <typename T>
 struct RegionFeatures {
+  // The pixel under a tap, or -1, and its factor in the region's pattern.
+  struct Entry {
+    int64_t pixel;
+    T factor;
+  };
+  typedef Sums<T, 2> Total;
   Regions r;
   T* out;  // (location, 2, C), from order[begin] on
   const T *input, *pattern;
   const int64_t *region, *order;
   int64_t begin;
 
-  C10_HOST_DEVICE void operator()(int64_t i) const {
-    const int64_t c = i % r.channels, own = i / r.channels, j = order[begin + own];
+  C10_HOST_DEVICE int64_t taps() const {
+    return r.taps();
+  }
+  C10_HOST_DEVICE int64_t channels() const {
+    return r.channels;
+  }
+  C10_HOST_DEVICE Entry entry(int64_t i, int64_t k) const {
+    const int64_t j = order[begin + i];
     const Location index = Location::of(j, r.map.y.out_size, r.map.x.out_size);
-    const T* const shares = pattern + (index.n * r.regions + region[j]) * r.taps();
-    T weighted = 0, plain = 0;
-    for (int64_t k = 0; k < r.taps(); ++k) {
-      const int64_t pixel =
-          r.pixel(index.n, index.y, index.x, k / r.kernel_columns, k % r.kernel_columns);
-      if (pixel < 0) continue;
-      weighted += shares[k] * input[pixel * r.channels + c];
-      plain += input[pixel * r.channels + c];
-    }
-    out[own * 2 * r.channels + c] = weighted;
-    out[(own * 2 + 1) * r.channels + c] = plain;
+    return {
+        r.pixel(index.n, index.y, index.x, k / r.kernel_columns, k % r.kernel_columns),
+        pattern[(index.n * r.regions + region[j]) * r.taps() + k]};
+  }
+  C10_HOST_DEVICE Total start(int64_t, int64_t) const {
+    return {};
+  }
+  C10_HOST_DEVICE void add(Total& total, const Entry& entry, int64_t, int64_t c) const {
+    if (entry.pixel < 0) return;
+    const T value = input[entry.pixel * r.channels + c];
+    total.value[0] += entry.factor * value;
+    total.value[1] += value;
+  }
+  C10_HOST_DEVICE void store(int64_t i, int64_t c, const Total& total) const {
+    out[i * 2 * r.channels + c] = total.value[0];
+    out[(i * 2 + 1) * r.channels + c] = total.value[1];
   }
 };
 
-// Each work item gathers from all locations that read its pixel; `rank` is the inverse of `order`.
+// Each pixel gathers from all locations that read it; `rank` is the inverse of `order`.
 template <typename T>
 struct RegionInputGrad {
+  // A location that reads the pixel, counted from order[begin], or -1, and the tap's factor there.
+  struct Entry {
+    int64_t location;
+    T factor;
+  };
+  typedef Sums<T, 1> Total;
   Regions r;
   T* grad_input;
   const T *grad, *pattern;
   const int64_t *region, *rank;
   int64_t begin, end;
 
-  C10_HOST_DEVICE void operator()(int64_t i) const {
-    const int64_t c = i % r.channels;
-    const Location index = Location::of(i / r.channels, r.map.y.size, r.map.x.size);
-    T total = 0;
-    for (int64_t k = 0; k < r.taps(); ++k) {
-      const int64_t y = output_index_of(r.map.y, index.y, k / r.kernel_columns);
-      const int64_t x = output_index_of(r.map.x, index.x, k % r.kernel_columns);
-      if (y < 0 || x < 0) continue;
-      const int64_t j = (index.n * r.map.y.out_size + y) * r.map.x.out_size + x;
-      const int64_t own = rank[j] - begin;
-      if (own < 0 || own >= end - begin) continue;
-      const T share = pattern[(index.n * r.regions + region[j]) * r.taps() + k];
-      total += share * grad[own * 2 * r.channels + c] + grad[(own * 2 + 1) * r.channels + c];
-    }
-    grad_input[i] += total;
+  C10_HOST_DEVICE int64_t taps() const {
+    return r.taps();
+  }
+  C10_HOST_DEVICE int64_t channels() const {
+    return r.channels;
+  }
+  C10_HOST_DEVICE Entry entry(int64_t i, int64_t k) const {
+    const Location index = Location::of(i, r.map.y.size, r.map.x.size);
+    const int64_t y = output_index_of(r.map.y, index.y, k / r.kernel_columns);
+    const int64_t x = output_index_of(r.map.x, index.x, k % r.kernel_columns);
+    if (y < 0 || x < 0) return {-1, T(0)};
+    const int64_t j = (index.n * r.map.y.out_size + y) * r.map.x.out_size + x;
+    if (rank[j] < begin || rank[j] >= end) return {-1, T(0)};
+    return {rank[j] - begin, pattern[(index.n * r.regions + region[j]) * r.taps() + k]};
+  }
+  C10_HOST_DEVICE Total start(int64_t, int64_t) const {
+    return {};
+  }
+  C10_HOST_DEVICE void add(Total& total, const Entry& entry, int64_t, int64_t c) const {
+    if (entry.location < 0) return;
+    const T* const features = grad + entry.location * 2 * r.channels + c;
+    total.value[0] += entry.factor * features[0] + features[r.channels];
+  }
+  C10_HOST_DEVICE void store(int64_t i, int64_t c, const Total& total) const {
+    grad_input[i * r.channels + c] += total.value[0];
   }
 };
 
@@ -136,12 +170,11 @@ struct DrconvOperators {
     check_places(r, region, order, begin, end);
     check_features(r, out, input, begin, end);
     AT_DISPATCH_FLOATING_TYPES(input.scalar_type(), "drconv_features", [&] {
-      launch(
-          (end - begin) * r.channels,
-          RegionFeatures<scalar_t>{
-              r, out.data_ptr<scalar_t>(), input.const_data_ptr<scalar_t>(),
-              pattern.const_data_ptr<scalar_t>(), region.const_data_ptr<int64_t>(),
-              order.const_data_ptr<int64_t>(), begin});
+      launch.with_taps(
+          end - begin, RegionFeatures<scalar_t>{
+                           r, out.data_ptr<scalar_t>(), input.const_data_ptr<scalar_t>(),
+                           pattern.const_data_ptr<scalar_t>(), region.const_data_ptr<int64_t>(),
+                           order.const_data_ptr<int64_t>(), begin});
     });
   }
 
@@ -160,11 +193,12 @@ struct DrconvOperators {
     const at::Tensor by_place = at::empty({end - begin, r.taps()}, pattern.options());
     const at::Tensor owner = at::empty({end - begin}, order.options());
     AT_DISPATCH_FLOATING_TYPES(input.scalar_type(), "drconv_features_backward", [&] {
-      launch(
-          input.numel(), RegionInputGrad<scalar_t>{
-                             r, grad_input.data_ptr<scalar_t>(), grad.const_data_ptr<scalar_t>(),
-                             pattern.const_data_ptr<scalar_t>(), region.const_data_ptr<int64_t>(),
-                             rank.const_data_ptr<int64_t>(), begin, end});
+      launch.with_taps(
+          input.numel() / r.channels,
+          RegionInputGrad<scalar_t>{
+              r, grad_input.data_ptr<scalar_t>(), grad.const_data_ptr<scalar_t>(),
+              pattern.const_data_ptr<scalar_t>(), region.const_data_ptr<int64_t>(),
+              rank.const_data_ptr<int64_t>(), begin, end});
       launch.warps(
           by_place.numel(),
           RegionPatternGrad<scalar_t>{

@@ -70,22 +70,74 @@ __global__ void each_warp(int64_t count, Kernel kernel) {
   }
 }
 
+// A warp per index. Its lanes prepare entries, `kernel.entry(i, k)` for each tap k, in shared
+// memory; then they share the channels, and each adds all entries to its channels' totals.
+template <typename Kernel>
+__global__ void each_with_taps(int64_t count, Kernel kernel) {
+  typedef typename Kernel::Entry Entry;
+  MMLC_SHARED_MEMORY(Entry, memory);
+  const int lane = static_cast<int>(threadIdx.x) % kLanesOfWarp;
+  const int warp = static_cast<int>(threadIdx.x) / kLanesOfWarp;
+  const int64_t taps = kernel.taps(), channels = kernel.channels();
+  const int64_t warps = static_cast<int64_t>(gridDim.x) * (blockDim.x / kLanesOfWarp);
+  Entry* const entries = memory + warp * kLanesOfWarp;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * (blockDim.x / kLanesOfWarp) + warp; i < count;
+       i += warps) {
+    for (int64_t c = lane; c - lane < channels; c += kLanesOfWarp) {
+      typename Kernel::Total total;
+      if (c < channels) total = kernel.start(i, c);
+      for (int64_t first = 0; first < taps; first += kLanesOfWarp) {
+        const int64_t held = min(taps - first, static_cast<int64_t>(kLanesOfWarp));
+        // All of them are there from the first channels on, unless there are too many.
+        if (c == lane || taps > kLanesOfWarp) {
+          __syncwarp();
+          if (lane < held) entries[lane] = kernel.entry(i, first + lane);
+          __syncwarp();
+        }
+        if (c >= channels) continue;
+        for (int64_t k = 0; k < held; ++k) kernel.add(total, entries[k], i, c);
+      }
+      if (c < channels) kernel.store(i, c, total);
+    }
+  }
+}
+
 struct OnCuda {
+  static constexpr int64_t kThreads = 256, kMaxBlocks = int64_t(1) << 30;
+
+  // A kernel that is a function of an index.
   template <typename Kernel>
   void operator()(int64_t count, const Kernel& kernel) const {
-    constexpr int64_t threads = 256, max_blocks = int64_t(1) << 30;
-    if (count == 0) return;
-    const int64_t blocks = std::min((count + threads - 1) / threads, max_blocks);
-    launch(each<Kernel>, dim3(blocks), dim3(threads), 0, count, kernel);
+    run(each<Kernel>, count, 1, 0, kernel);
   }
 
-  // A kernel with `sums` and `store`, of which a warp runs each index.
+  // A kernel with `sums` and `store`, one warp per index.
   template <typename Kernel>
   void warps(int64_t count, const Kernel& kernel) const {
-    constexpr int64_t threads = 256, of_block = threads / kLanesOfWarp;
+    run(each_warp<Kernel>, count, kLanesOfWarp, 0, kernel);
+  }
+
+  // A kernel with `taps`, `channels`, `entry`, `start`, `add` and `store`, one warp per index.
+  template <typename Kernel>
+  void with_taps(int64_t count, const Kernel& kernel) const {
+    typedef typename Kernel::Entry Entry;
+    static_assert(kThreads * sizeof(Entry) <= kSharedBytes && 32 * sizeof(Entry) % 16 == 0);
+    run(each_with_taps<Kernel>, count, kLanesOfWarp, sizeof(Entry), kernel);
+  }
+
+ private:
+  // Blocks of up to kThreads threads, so many per index, with shared memory for each thread.
+  template <typename Kernel>
+  static void run(
+      void (*function)(int64_t, Kernel), int64_t count, int64_t of_index, size_t shared,
+      const Kernel& kernel) {
     if (count == 0) return;
-    const int64_t blocks = std::min((count + of_block - 1) / of_block, int64_t(1) << 30);
-    launch(each_warp<Kernel>, dim3(blocks), dim3(threads), 0, count, kernel);
+    const int64_t warps = (std::min(count, kThreads) * of_index + 31) / 32;
+    const int64_t threads = std::min(warps * 32, kThreads), of_block = threads / of_index;
+    const int64_t blocks = std::min((count + of_block - 1) / of_block, kMaxBlocks);
+    launch(
+        function, dim3(static_cast<unsigned>(blocks)), dim3(static_cast<unsigned>(threads)),
+        threads * shared, count, kernel);
   }
 };
 
