@@ -75,10 +75,9 @@ def depthwise_conv2d(
 ) -> Tensor:
     """``F.conv2d(..., groups=channels)``, with faster paths where PyTorch is slow.
 
-    On CUDA, in float32, float16 and bfloat16, undilated kernels whose longer side has 5 to 31 cells
-    have compiled operations at stride 1 and 2, which sum in float32.
-
-    On the CPU the paths are for float32 and bfloat16. With ``k`` the longer side of the kernel:
+    On CUDA, undilated kernels whose longer side has 5 to 31 cells have compiled operations in
+    float32, float16 and bfloat16, at stride 1 and 2; they sum in float32. On the CPU the paths are
+    for float32 and bfloat16. With ``k`` the longer side of the kernel:
 
     - k >= 15: the convolution runs in channels_last, whatever the input's memory format;
     - k >= 5, undilated: a compiled operation computes the weight gradient, and at unit stride a
@@ -211,8 +210,8 @@ def _has_kernels(
 
 def _is_fast_here(input: Tensor) -> bool:
     # A trace, by which complexity is counted, does not see into a custom Function.
-    fast = is_cpu(input) and input.dtype in (torch.float32, torch.bfloat16)
-    return fast and not torch.jit.is_tracing()
+    known = input.dtype in (torch.float32, torch.bfloat16)
+    return known and is_cpu(input) and not torch.jit.is_tracing()
 
 
 def _is_plain(
@@ -376,9 +375,7 @@ def _taps_backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 _forward = compiled(
     "depthwise_forward",
-    lambda input, weight, bias, output_size, *_: empty_like(
-        input, (*input.shape[:2], *output_size)
-    ),
+    lambda input, _, __, size, *___: empty_like(input, (*input.shape[:2], *size)),
     lambda name: differentiable(name, _forward_backward, _forward_context),
     lambda _, weight, *rest, out_shape, **__: 2 * prod(out_shape) * prod(weight[2:]),
 )

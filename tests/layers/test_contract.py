@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmlearnconv.catalog import CATALOG, operator_of
+from mmlearnconv.ops import has_extension
 from tests.layers.contract import (
     DYNAMIC,
     LAYER,
@@ -178,8 +179,11 @@ def test_multiply_adds_are_counted(name, layer, options):
         conv(x)
     parts = conv.macs((16, 16))
     counted = counter.get_total_flops() // 2
-    # Below: element-wise work is not counted. Above: building a kernel takes products, too.
-    assert max(parts.values()) <= counted <= 2 * sum(parts.values())
+    # Element-wise work is not counted.
+    assert max(parts.values()) <= counted
+    # Building a kernel takes products, too; uncompiled, DKE multiplies all cells of its window.
+    if has_extension():
+        assert counted <= 2 * sum(parts.values())
     # mmengine counts some element-wise work too.
     traced = get_model_complexity_info(conv, inputs=(x,), show_table=False)["flops"]
     assert 0.9 * counted <= traced
