@@ -332,6 +332,17 @@ inline unsigned ballot(unsigned mask, int predicate, const char* file, int line)
   return result;
 }
 
+// The lanes that show the same value as the own one.
+inline unsigned match(unsigned mask, int value, const char* file, int line) {
+  Thread& own = *block.current;
+  exchange(mask, value, own.number % kWarp, file, line);
+  unsigned result = 0;
+  for (int lane = 0; lane < kWarp; ++lane)
+    if ((mask >> lane & 1) != 0 && std::memcmp(&value, own.seen[lane], sizeof(int)) == 0)
+      result |= 1u << lane;
+  return result;
+}
+
 inline int votes(int predicate, int which, const char* file, int line) {
   block.current->vote = predicate;
   wait(State::kAtBlock, file, line);
@@ -364,6 +375,7 @@ inline int lane() {
   emulator::exchange(mask, value, emulator::lane() - static_cast<int>(by), __FILE__, __LINE__)
 #define __ballot_sync(mask, predicate) emulator::ballot(mask, predicate, __FILE__, __LINE__)
 #define __any_sync(mask, predicate) (__ballot_sync(mask, predicate) != 0)
+#define __match_any_sync(mask, value) emulator::match(mask, value, __FILE__, __LINE__)
 #define __all_sync(mask, predicate) (__ballot_sync(mask, predicate) == (mask))
 #define MMLC_SHARED_MEMORY(T, name) T* const name = reinterpret_cast<T*>(emulator::shared)
 
@@ -378,6 +390,15 @@ T atomicMax(T* to, T value) {
   const T before = *to;
   *to = std::max(before, value);
   return before;
+}
+template <typename T>
+T atomicMin(T* to, T value) {
+  const T before = *to;
+  *to = std::min(before, value);
+  return before;
+}
+inline int __popc(unsigned bits) {
+  return __builtin_popcount(bits);
 }
 template <typename T>
 T __ldg(const T* from) {

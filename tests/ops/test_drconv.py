@@ -197,7 +197,7 @@ def test_their_parts_are_operators_like_pytorch_s():
     torch.library.opcheck(operators.drconv_features.default, (*sampling, features))
     into = torch.zeros_like(x), torch.zeros_like(pattern)
     torch.library.opcheck(operators.drconv_features_backward.default, (features, *sampling, *into))
-    products = torch.randn(5, 2, CASE["regions"], x.shape[1], dtype=torch.double)
+    products = torch.randn(5, CASE["regions"], 2, x.shape[1], dtype=torch.double)
     torch.library.opcheck(operators.drconv_inner.default, (products, x, pattern, *geometry, 3, 8))
 
 
@@ -256,12 +256,17 @@ def test_nothing_on_a_gpu_waits_for_it():
 
 
 @built
-def test_nothing_in_tiles_on_a_gpu_waits_for_it():
+def test_nothing_with_factorised_filters_on_a_gpu_waits_for_it():
     with FakeTensorMode():
-        x, guide, pattern, value, offset = (t.to("meta") for t in tensors_of(CASE))
+        x, guide, pattern, value, _ = (t.to("meta") for t in tensors_of(CASE))
+        matrices = torch.cat([value, value], 2)
         region = guide.max(1).indices.flatten()
-        geometry = guide.shape[2:], *CASE["geometry"]
-        (tile,) = factorised.feature_tiles(x, pattern, region, geometry)
-        assert tile.region.shape == tile.locations.shape == region.shape
-        grad = x.new_empty(len(region), CASE["out"])
-        factorised.inner_products(grad, x, pattern, value, offset, geometry, CASE["groups"])
+        geometry, groups = (guide.shape[2:], *CASE["geometry"]), CASE["groups"]
+        tensors = x, pattern, matrices, region
+        output = factorised.in_buckets(*tensors, geometry, groups)
+        grad = torch.empty_like(output)
+        gradients = factorised.in_buckets_backward(grad, *tensors, geometry, groups)
+        for gradient, tensor in zip(gradients, (x, pattern, matrices), strict=True):
+            assert gradient.shape == tensor.shape
+        inner = factorised.inner_products(grad, x, pattern, matrices, geometry, groups)
+        assert inner.shape == (len(region), CASE["regions"])

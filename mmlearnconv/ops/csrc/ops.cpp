@@ -48,6 +48,18 @@ TORCH_LIBRARY(mmlearnconv, m) {
       "Tensor order, SymInt[2] output_size, SymInt[2] stride, SymInt[2] padding, "
       "SymInt[2] dilation, SymInt begin, SymInt end, Tensor(a!) grad_input, "
       "Tensor(b!) grad_pattern) -> ()");
+  // The same on CUDA, with all locations at once, in buckets of one region each.
+  m.def(
+      "drconv_sort(Tensor region, SymInt regions, SymInt size) -> (Tensor slot, Tensor location, "
+      "Tensor owner)");
+  m.def(
+      "drconv_gather(Tensor input, Tensor pattern, Tensor region, Tensor location, "
+      "SymInt[2] output_size, SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation, "
+      "SymInt groups) -> Tensor");
+  m.def(
+      "drconv_gather_backward(Tensor grad, Tensor input, Tensor pattern, Tensor region, "
+      "Tensor slot, SymInt[2] output_size, SymInt[2] stride, SymInt[2] padding, "
+      "SymInt[2] dilation, SymInt groups) -> (Tensor, Tensor)");
   m.def(
       "drconv_inner(Tensor products, Tensor input, Tensor pattern, SymInt[2] output_size, "
       "SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation, SymInt begin, SymInt end) "

@@ -11,6 +11,7 @@ from ..dispatch import (
     accumulate_dtype,
     empty_like,
     match_memory_format,
+    product_dtype,
     tile_numel,
     without_autocast,
 )
@@ -60,8 +61,8 @@ def _dense_forward(
 ) -> Tensor:
     """Resampled columns of the input times the kernel space, a tile of locations at a time."""
     *geometry, groups = geometry
-    x, matrices = _prepare(input), _matrices(weight, groups, input.dtype)
-    sampling = x, offsets, data_offsets, weight.shape[2:], *geometry
+    x, matrices = _prepare(input), _matrices(weight, groups, product_dtype(input))
+    sampling = x, *_contiguous(offsets, data_offsets), weight.shape[2:], *geometry
     locations = offsets[:, 0].numel()
     output = x.new_empty(locations, len(weight))
     with without_autocast(input):
@@ -88,12 +89,12 @@ def _dense_backward(
     *geometry: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     *geometry, groups = geometry
-    x, matrices = _prepare(input), _matrices(weight, groups, input.dtype)
-    sampling = x, offsets, data_offsets, weight.shape[2:], *geometry
+    x, matrices = _prepare(input), _matrices(weight, groups, product_dtype(input))
+    sampling = x, *_contiguous(offsets, data_offsets), weight.shape[2:], *geometry
     grad = _prepare(grad).permute(0, 2, 3, 1).flatten(0, 2)
-    grad_input = torch.zeros_like(x)
-    grad_matrices = torch.zeros_like(matrices)
-    grad_offsets = x.new_zeros(offsets.shape)
+    dtype = accumulate_dtype(input.dtype)
+    grad_input, grad_matrices = (torch.zeros_like(t, dtype=dtype) for t in (x, matrices))
+    grad_offsets = x.new_zeros(offsets.shape, dtype=dtype)
     grad_data = None if data_offsets is None else torch.zeros_like(grad_offsets)
     with without_autocast(input):
         for begin, end, columns in _column_tiles(x, weight, len(grad)):
@@ -135,13 +136,20 @@ dense = differentiable("dk_dense", _dense_gradient, _context)
 
 
 def _prepare(tensor: Tensor) -> Tensor:
-    """In channels_last and the dtype of the sums."""
-    return tensor.to(accumulate_dtype(tensor.dtype), memory_format=torch.channels_last)
+    """In channels_last and the dtype of the products."""
+    return tensor.to(product_dtype(tensor), memory_format=torch.channels_last)
+
+
+def _contiguous(*offsets: Tensor | None) -> tuple[Tensor | None, ...]:
+    """As every tile reads them: copied once, not once per tile."""
+    return tuple(
+        None if t is None else t.to(accumulate_dtype(t.dtype)).contiguous() for t in offsets
+    )
 
 
 def _matrices(weight: Tensor, groups: int, dtype: torch.dtype) -> Tensor:
     """The kernel space as ``(groups, out / groups, scope cells * C / groups)``."""
-    matrices = weight.to(accumulate_dtype(dtype)).flatten(2)
+    matrices = weight.to(dtype).flatten(2)
     return matrices.transpose(1, 2).flatten(1).unflatten(0, (groups, -1)).contiguous()
 
 

@@ -7,13 +7,24 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .. import dispatch
 from ..autograd import define, differentiable, once
-from ..dispatch import accumulate_dtype, empty_like, match_memory_format, without_autocast
-from ..extension import compiled
-from . import regions
+from ..dispatch import (
+    accumulate_dtype,
+    empty_like,
+    match_memory_format,
+    product_dtype,
+    without_autocast,
+)
+from ..extension import compiled, has_kernels_for
 from .guide import nan_unless_finite, through_softmax
-from .regions import grouped_matmul, grouped_matmul_backward, locations_per_tile, rows_to_map
+from .regions import (
+    RegionBuckets,
+    grouped_matmul,
+    grouped_matmul_backward,
+    locations_per_tile,
+    rows_to_map,
+    sort_by_region,
+)
 
 _ARGUMENTS = (
     "Tensor input, Tensor guide, Tensor pattern, Tensor filter_scale, Tensor filter_bias, "
@@ -52,15 +63,9 @@ def _forward(
     best, region = guide.max(1)
     region = region.flatten()
     geometry = guide.shape[2:], stride, padding, dilation
-    output = x.new_empty(len(region), filter_scale.shape[1])
+    multiply = in_buckets if _has_buckets(region) else _in_tiles
     with without_autocast(x):
-        for tile in feature_tiles(x, pattern, region, geometry):
-            rows = _by_group(tile.features, groups)
-            if isinstance(tile.region, int):
-                product = grouped_matmul(rows, matrices[tile.region], groups)
-            else:
-                product = regions.forward(rows, matrices, tile.region, groups)
-            output.index_copy_(0, tile.locations, product.to(output.dtype))
+        output = multiply(x, pattern, matrices, region, geometry, groups)
     output += nan_unless_finite(best).to(output.dtype).view(-1, 1)
     output = output.view(len(input), guide.shape[2:].numel(), filter_scale.shape[1])
     return rows_to_map(output, guide.shape[2:], input).to(input.dtype)
@@ -87,21 +92,11 @@ def _backward(
     region = guide.max(1).indices.flatten()
     geometry = guide.shape[2:], stride, padding, dilation
     grad = grad.to(x.dtype).permute(0, 2, 3, 1).flatten(0, 2)
-    grad_x, grad_shares = torch.zeros_like(x), torch.zeros_like(shares)
-    grad_matrices = torch.zeros_like(matrices)
+    multiply_backward = in_buckets_backward if _has_buckets(region) else _in_tiles_backward
     with without_autocast(x):
-        for tile in feature_tiles(x, shares, region, geometry):
-            pair = grad.index_select(0, tile.locations), _by_group(tile.features, groups)
-            if isinstance(tile.region, int):
-                own = matrices[tile.region]
-                of_rows, of_matrix = grouped_matmul_backward(*pair, own, groups)
-                grad_matrices[tile.region] += of_matrix
-            else:
-                of_rows, of_matrices = regions.backward(*pair, matrices, tile.region, groups)
-                grad_matrices += of_matrices
-            of_features = _from_group(of_rows, tile.features, groups)
-            _features_backward(of_features, *tile.sampling, grad_x, grad_shares)
-        inner = inner_products(grad, x, shares, filter_scale, filter_bias, geometry, groups)
+        tensors = grad, x, shares, matrices, region
+        grad_x, grad_shares, grad_matrices = multiply_backward(*tensors, geometry, groups)
+        inner = inner_products(grad, x, shares, matrices, geometry, groups)
     inner = inner.view(len(x), *guide.shape[2:], len(filter_scale)).permute(0, 3, 1, 2)
     grad_scale, grad_bias = grad_matrices.unflatten(2, (2, -1)).unbind(2)
     return (
@@ -130,29 +125,100 @@ def _prepare(
     input: Tensor, pattern: Tensor, filter_scale: Tensor, filter_bias: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Input and pattern as the kernels read them, and the matrices ``(regions, out, 2 C / g)``."""
-    dtype = accumulate_dtype(input.dtype)
+    dtype = product_dtype(input)
     x = input.to(dtype).contiguous(memory_format=torch.channels_last)
-    return x, pattern.to(dtype).contiguous(), torch.cat([filter_scale, filter_bias], 2).to(dtype)
+    matrices = torch.cat([filter_scale, filter_bias], 2).to(dtype)
+    return x, pattern.to(accumulate_dtype(dtype)).contiguous(), matrices
+
+
+# On a GPU: all locations at once, in buckets.
+
+
+def _has_buckets(region: Tensor) -> bool:
+    return len(region) > 0 and has_kernels_for(region.device.type, "drconv_gather")
+
+
+def in_buckets(
+    x: Tensor, pattern: Tensor, matrices: Tensor, region: Tensor, geometry: Sequence, groups: int
+) -> Tensor:
+    """The output's rows, ``(locations, out)``."""
+    buckets = RegionBuckets(region, len(matrices))
+    rows = _gather(x, pattern, region, buckets.location, *geometry, groups)
+    return buckets.rows(buckets.matmul(buckets.split(rows, groups), matrices))
+
+
+def in_buckets_backward(
+    grad: Tensor,
+    x: Tensor,
+    pattern: Tensor,
+    matrices: Tensor,
+    region: Tensor,
+    geometry: Sequence,
+    groups: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of the input, of the pattern and of the matrices."""
+    buckets = RegionBuckets(region, len(matrices))
+    rows = _gather(x, pattern, region, buckets.location, *geometry, groups)
+    filled = buckets.fill(grad, groups), buckets.split(rows, groups)
+    grad_rows, grad_matrices = buckets.matmul_backward(*filled, matrices)
+    grad_rows = grad_rows.transpose(1, 2).reshape(rows.shape)
+    sampling = x, pattern, region, buckets.slot, *geometry, groups
+    return *_gather_backward(grad_rows, *sampling), grad_matrices
+
+
+# On the CPU: one region after the other, in tiles.
+
+
+def _in_tiles(
+    x: Tensor, pattern: Tensor, matrices: Tensor, region: Tensor, geometry: Sequence, groups: int
+) -> Tensor:
+    """As :func:`in_buckets`."""
+    output = x.new_empty(len(region), matrices.shape[1])
+    for tile in _feature_tiles(x, pattern, region, geometry):
+        rows = _by_group(tile.features, groups)
+        product = grouped_matmul(rows, matrices[tile.region], groups)
+        output.index_copy_(0, tile.locations, product.to(output.dtype))
+    return output
+
+
+def _in_tiles_backward(
+    grad: Tensor,
+    x: Tensor,
+    pattern: Tensor,
+    matrices: Tensor,
+    region: Tensor,
+    geometry: Sequence,
+    groups: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As :func:`in_buckets_backward`."""
+    gradients = grad_x, grad_pattern, grad_matrices = (
+        torch.zeros_like(x),
+        torch.zeros_like(pattern),
+        torch.zeros_like(matrices),
+    )
+    for tile in _feature_tiles(x, pattern, region, geometry):
+        pair = grad.index_select(0, tile.locations), _by_group(tile.features, groups)
+        of_rows, of_matrix = grouped_matmul_backward(*pair, matrices[tile.region], groups)
+        grad_matrices[tile.region] += of_matrix
+        of_features = _from_group(of_rows, tile.features, groups)
+        _features_backward(of_features, *tile.sampling, grad_x, grad_pattern)
+    return gradients
 
 
 class _Tile(NamedTuple):
-    """Some locations, sorted by region."""
+    """Some locations of a region."""
 
-    region: int | Tensor  # one for all locations, or one per location
+    region: int
     locations: Tensor  # their indices
     features: Tensor  # (locations, 2, C), in a workspace that the next tile overwrites
     sampling: tuple  # arguments from which the features are computed
 
 
-def feature_tiles(
+def _feature_tiles(
     x: Tensor, pattern: Tensor, region: Tensor, geometry: Sequence
 ) -> Iterator[_Tile]:
     """Yield the features of all locations, in tiles."""
-    on_host = dispatch.is_cpu(x)
-    if on_host:
-        order, counts = regions.sort_by_region(region, pattern.shape[1])
-    else:
-        order, counts = region.argsort(stable=True), [len(region)]
+    order, counts = sort_by_region(region, pattern.shape[1])
     step = max(1, min(max(counts, default=1), locations_per_tile(x, 2 * x.shape[1])))
     workspace = x.new_empty(step, 2, x.shape[1])
     first = 0
@@ -162,7 +228,7 @@ def feature_tiles(
             features, locations = workspace[: end - begin], order[begin:end]
             sampling = x, pattern, region, order, *geometry, begin, end
             _features(*sampling, features)
-            yield _Tile(t if on_host else region[locations], locations, features, sampling)
+            yield _Tile(t, locations, features, sampling)
         first += count
 
 
@@ -176,24 +242,18 @@ def _from_group(rows: Tensor, features: Tensor, groups: int) -> Tensor:
 
 
 def inner_products(
-    grad: Tensor,
-    x: Tensor,
-    pattern: Tensor,
-    filter_scale: Tensor,
-    filter_bias: Tensor,
-    geometry: Sequence,
-    groups: int,
+    grad: Tensor, x: Tensor, pattern: Tensor, matrices: Tensor, geometry: Sequence, groups: int
 ) -> Tensor:
     """``<grad(x), response of region t at x>``, ``(locations, regions)``, in tiles of locations."""
-    # (g, 2, regions, C / g, out / g)
-    both = torch.stack([filter_scale, filter_bias]).to(x.dtype).unflatten(2, (groups, -1))
-    both = both.permute(2, 0, 1, 4, 3)
-    inner = grad.new_empty(len(grad), len(filter_scale))
-    step = locations_per_tile(x, 2 * len(filter_scale) * x.shape[1])
+    count, _, columns = matrices.shape
+    # (g * regions * 2 C / g, out / g)
+    by_group = matrices.unflatten(1, (groups, -1)).permute(1, 0, 3, 2).flatten(0, 2)
+    inner = pattern.new_empty(len(grad), count)
+    step = locations_per_tile(x, 2 * count * x.shape[1])
     for begin in range(0, len(grad), step):
         locations = slice(begin, min(begin + step, len(grad)))
-        products = grouped_matmul(grad[locations], both.flatten(1, 3).flatten(0, 1), groups)
-        products = products.view(-1, groups, 2, len(filter_scale), both.shape[3])
+        products = grouped_matmul(grad[locations], by_group, groups)
+        products = products.view(-1, groups, count, 2, columns // 2)
         products = products.permute(0, 2, 3, 1, 4).flatten(3).contiguous()
         inner[locations] = _inner(products, x, pattern, *geometry, begin, locations.stop)
     return inner
@@ -203,5 +263,13 @@ _features = compiled("drconv_features", lambda *_: None)
 _features_backward = compiled("drconv_features_backward", lambda *_: None)
 _inner = compiled(
     "drconv_inner",
-    lambda products, input, pattern, *_: input.new_empty(products.shape[0], pattern.shape[1]),
+    lambda products, _, pattern, *__: pattern.new_empty(products.shape[0], pattern.shape[1]),
+)
+_gather = compiled(
+    "drconv_gather",
+    lambda input, _, __, location, *___: input.new_empty(len(location), 2 * input.shape[1]),
+)
+_gather_backward = compiled(
+    "drconv_gather_backward",
+    lambda _, input, pattern, *__: (torch.empty_like(input), torch.empty_like(pattern)),
 )

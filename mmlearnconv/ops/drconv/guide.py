@@ -65,8 +65,9 @@ def through_softmax(guide: Tensor, inner: Tensor) -> Tensor:
     Computed in the dtype of ``inner`` and returned in that of the guide: half precision would
     overflow before the small probabilities of the softmax scale the values down.
     """
-    soft = guide.to(inner.dtype).softmax(1)
-    return (soft * (inner - (soft * inner).sum(1, keepdim=True))).to(guide.dtype)
+    soft = guide.softmax(1, dtype=inner.dtype)
+    # As softmax's own derivative does it.
+    return torch._softmax_backward_data(inner, soft, 1, inner.dtype).to(guide.dtype)
 
 
 class _FromFilters(torch.autograd.Function):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .. import dispatch
 from ..autograd import define, differentiable, once
+from ..extension import has_kernels_for
 from ..matmul import matmul_rows, matmul_rows_backward
 
 # Elements that, on the CPU, one tile of intermediate rows may take: 4 MB in float32.
@@ -36,8 +37,8 @@ def forward(rows: Tensor, matrices: Tensor, region: Tensor, groups: int) -> Tens
     """:func:`region_matmul` without a derivative."""
     if len(rows) and not dispatch.is_cpu(rows):
         buckets = RegionBuckets(region, len(matrices))
-        filled = buckets.fill(rows, groups)
-        return buckets.rows(filled @ buckets.matrices(matrices, groups).mT).to(rows.dtype)
+        product = buckets.matmul(buckets.fill(rows, groups), matrices)
+        return buckets.rows(product).to(rows.dtype)
     order, counts = sort_by_region(region, len(matrices))
     output = rows.new_empty(len(rows), matrices.shape[1])
     for locations, matrix in zip(order.split(counts), matrices, strict=True):
@@ -51,12 +52,12 @@ def backward(
     grad: Tensor, rows: Tensor, matrices: Tensor, region: Tensor, groups: int
 ) -> tuple[Tensor, Tensor]:
     """Gradients of :func:`region_matmul`: of the rows, and of the matrices."""
-    grad_matrices = torch.zeros_like(matrices)
     if len(rows) and not dispatch.is_cpu(rows):
         buckets = RegionBuckets(region, len(matrices))
-        grad, rows = buckets.fill(grad, groups), buckets.fill(rows, groups)
-        grad_matrices.index_add_(0, buckets.region, (grad.mT @ rows).flatten(1, 2))
-        return buckets.rows(grad @ buckets.matrices(matrices, groups)), grad_matrices
+        filled = buckets.fill(grad, groups), buckets.fill(rows, groups)
+        grad_rows, grad_matrices = buckets.matmul_backward(*filled, matrices)
+        return buckets.rows(grad_rows), grad_matrices.to(matrices.dtype)
+    grad_matrices = torch.zeros_like(matrices)
     order, counts = sort_by_region(region, len(matrices))
     grad_rows = torch.empty_like(rows)
     for t, locations in enumerate(order.split(counts)):
@@ -139,6 +140,11 @@ class RegionBuckets:
     Args:
         region: ``(locations,)``, the region of each row.
         regions: number of regions.
+
+    Attributes:
+        slot: ``(locations,)``, each location's place among those of all buckets.
+        location: ``(slots,)``, the inverse; ``len(region)`` in a slot that holds none.
+        region: ``(buckets,)``, the region of each.
     """
 
     def __init__(self, region: Tensor, regions: int) -> None:
@@ -146,6 +152,10 @@ class RegionBuckets:
         # A bucket's copy of its matrix should not cost more than its rows.
         self.size = min(256, max(16, locations // max(1, regions)))
         self.count = -(-locations // self.size) + regions
+        if has_kernels_for(region.device.type, "drconv_sort"):
+            sort = torch.ops.mmlearnconv.drconv_sort
+            self.slot, self.location, self.region = sort(region, regions, self.size)
+            return
         region, order = region.sort(stable=True)
         numbers = torch.arange(max(locations, self.count, regions + 1), device=region.device)
         starts = torch.searchsorted(region, numbers[: regions + 1])
@@ -156,17 +166,36 @@ class RegionBuckets:
         self.region.clamp_(max=regions - 1)
         slot = first * self.size + numbers[:locations] - starts[region]
         self.slot = torch.empty_like(slot).scatter_(0, order, slot)
+        self.location = slot.new_full((self.count * self.size,), locations)
+        self.location.index_copy_(0, slot, order)
+
+    def split(self, rows: Tensor, groups: int) -> Tensor:
+        """``(slots, groups * K)`` as ``(buckets, groups, size, K)``."""
+        return rows.view(self.count, self.size, groups, -1).transpose(1, 2)
 
     def fill(self, rows: Tensor, groups: int) -> Tensor:
         """``(locations, groups * K)`` as ``(buckets, groups, size, K)``."""
         filled = rows.new_zeros(self.count * self.size, rows.shape[1])
-        filled.index_copy_(0, self.slot, rows)
-        return filled.view(self.count, self.size, groups, -1).transpose(1, 2)
+        return self.split(filled.index_copy_(0, self.slot, rows), groups)
 
     def rows(self, filled: Tensor) -> Tensor:
         """The inverse of :meth:`fill`."""
         return filled.transpose(1, 2).flatten(2).flatten(0, 1).index_select(0, self.slot)
 
-    def matrices(self, matrices: Tensor, groups: int) -> Tensor:
-        """``(regions, out, K)`` as each bucket's ``(buckets, groups, out / groups, K)``."""
+    def matmul(self, filled: Tensor, matrices: Tensor) -> Tensor:
+        """Each bucket times its region's of ``(regions, out, K)``, transposed."""
+        return filled @ self._matrices(matrices, filled.shape[1]).mT
+
+    def matmul_backward(
+        self, grad: Tensor, filled: Tensor, matrices: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Gradients of :meth:`matmul`: of the rows, and of the matrices in the sums' dtype."""
+        dtype = dispatch.accumulate_dtype(matrices.dtype)
+        grad_matrices = torch.zeros_like(matrices, dtype=dtype)
+        of_buckets = (grad.mT @ filled).flatten(1, 2).to(dtype)
+        grad_matrices.index_add_(0, self.region, of_buckets)
+        return grad @ self._matrices(matrices, grad.shape[1]), grad_matrices
+
+    def _matrices(self, matrices: Tensor, groups: int) -> Tensor:
+        """Each bucket's, ``(buckets, groups, out / groups, K)``."""
         return matrices.index_select(0, self.region).unflatten(1, (groups, -1))

@@ -3,27 +3,37 @@
 
 #include "geometry.h"
 #include "interpolation.h"
+#include "launch.h"
 
 #include <optional>
 
 namespace mmlearnconv {
 
-struct Deformable {
-  Geometry map;
-  int64_t batch, channels;
-  int64_t kernel_rows, kernel_columns;  // taps
-  int64_t scope_rows, scope_columns;    // cells of the kernel space
+// Indices are of type I; the pixels and the locations of a batch are counted in 32 bits.
+template <typename I>
+struct DeformableOf {
+  GeometryOf<I> map;
+  I batch, channels;
+  I kernel_rows, kernel_columns;  // taps
+  I scope_rows, scope_columns;    // cells of the kernel space
 
-  C10_HOST_DEVICE int64_t taps() const {
+  C10_HOST_DEVICE I taps() const {
     return kernel_rows * kernel_columns;
   }
-  C10_HOST_DEVICE int64_t cells() const {
+  C10_HOST_DEVICE I cells() const {
     return scope_rows * scope_columns;
   }
-  C10_HOST_DEVICE int64_t locations() const {
+  C10_HOST_DEVICE I locations() const {
     return map.y.out_size * map.x.out_size;
   }
 };
+typedef DeformableOf<int64_t> Deformable;
+
+inline DeformableOf<int32_t> in_32_bits(const Deformable& d) {
+  return {in_32_bits(d.map),          in_32_bits(d.batch),          in_32_bits(d.channels),
+          in_32_bits(d.kernel_rows),  in_32_bits(d.kernel_columns), in_32_bits(d.scope_rows),
+          in_32_bits(d.scope_columns)};
+}
 
 template <typename T>
 struct DeformableTap {
@@ -32,13 +42,12 @@ struct DeformableTap {
 };
 
 // Tap (u, v) at location (y, x) of image `n`; offsets are (N, 2 taps, H', W'), row before column.
-template <typename T, bool HAS_DATA_OFFSETS>
+template <typename T, bool HAS_DATA_OFFSETS, typename I>
 C10_HOST_DEVICE C10_ALWAYS_INLINE DeformableTap<T> deformable_tap(
-    const Deformable& d, const T* offsets, const T* data_offsets, int64_t n, int64_t y, int64_t x,
-    int64_t u, int64_t v) {
-  const int64_t of_row = n * d.taps() + u * d.kernel_columns + v;
-  const int64_t own = (2 * of_row * d.map.y.out_size + y) * d.map.x.out_size + x;
-  const int64_t pixels = d.map.y.size * d.map.x.size;
+    const DeformableOf<I>& d, const T* offsets, const T* data_offsets, I n, I y, I x, I u, I v) {
+  const int64_t of_row = 2 * (n * d.taps() + u * d.kernel_columns + v);
+  const int64_t own = of_row * d.locations() + y * d.map.x.out_size + x;
+  const I pixels = d.map.y.size * d.map.x.size;
   DeformableTap<T> t;
   t.space = bilinear_weights(
       clipped(static_cast<T>(d.scope_rows - d.kernel_rows) / 2 + u + offsets[own], d.scope_rows),
@@ -46,7 +55,7 @@ C10_HOST_DEVICE C10_ALWAYS_INLINE DeformableTap<T> deformable_tap(
           static_cast<T>(d.scope_columns - d.kernel_columns) / 2 + v + offsets[own + d.locations()],
           d.scope_columns),
       d.scope_columns);
-  const int64_t row = d.map.y.at(y, u), column = d.map.x.at(x, v);
+  const I row = d.map.y.at(y, u), column = d.map.x.at(x, v);
   if (HAS_DATA_OFFSETS) {
     T at_y = static_cast<T>(row) + data_offsets[own];
     T at_x = static_cast<T>(column) + data_offsets[own + d.locations()];
@@ -85,6 +94,8 @@ inline Deformable deformable(
   TORCH_CHECK(
       space[0] >= kernel_size[0] && space[1] >= kernel_size[1], "dk: a kernel space of ", space,
       " does not hold a kernel of ", kernel_size);
+  in_32_bits(input.size(0) * input.size(2) * input.size(3));
+  in_32_bits(offsets.size(0) * offsets.size(2) * offsets.size(3));
   return {
       geometry(input.sizes().slice(2), offsets.sizes().slice(2), stride, padding, dilation),
       input.size(0),
@@ -112,9 +123,8 @@ inline void check_columns(
     const at::Tensor& input, const at::Tensor& columns, const Deformable& d, int64_t begin,
     int64_t end) {
   TORCH_CHECK(
-      input.is_contiguous(at::MemoryFormat::ChannelsLast) &&
-          (input.scalar_type() == at::kFloat || input.scalar_type() == at::kDouble),
-      "dk_columns: input must be channels_last, of float32 or float64");
+      input.is_contiguous(at::MemoryFormat::ChannelsLast),
+      "dk_columns: input must be channels_last");
   TORCH_CHECK(
       0 <= begin && begin <= end && end <= d.batch * d.locations(), "dk_columns: locations ", begin,
       " to ", end, " must lie in 0 to ", d.batch * d.locations());
@@ -134,11 +144,11 @@ inline void check_column_grads(
       grad_input.is_contiguous(at::MemoryFormat::ChannelsLast) &&
           grad_input.sizes() == input.sizes() && grad_offsets.is_contiguous() &&
           grad_offsets.sizes() == offsets.sizes() &&
-          grad_input.scalar_type() == input.scalar_type() &&
-          grad_offsets.scalar_type() == input.scalar_type() &&
+          grad_input.scalar_type() == accumulate_dtype(input) &&
+          grad_offsets.scalar_type() == accumulate_dtype(input) &&
           data_offsets.has_value() == grad_data_offsets.has_value(),
       "dk_columns_backward: grad_input must be channels_last and grad_offsets contiguous, with the "
-      "shapes of input and offsets and the input's dtype");
+      "shapes of input and offsets and the dtype of the input's sums");
 }
 
 }  // namespace mmlearnconv

@@ -2,27 +2,38 @@
 #pragma once
 
 #include "geometry.h"
+#include "launch.h"
 
 namespace mmlearnconv {
 
-struct Regions {
-  Geometry map;
-  int64_t batch, channels, regions;
-  int64_t kernel_rows, kernel_columns;
+// Indices are of type I.
+template <typename I>
+struct RegionsOf {
+  GeometryOf<I> map;
+  I batch, channels, regions;
+  I kernel_rows, kernel_columns;
 
-  C10_HOST_DEVICE int64_t taps() const {
+  C10_HOST_DEVICE I taps() const {
     return kernel_rows * kernel_columns;
   }
-  C10_HOST_DEVICE int64_t locations() const {
+  C10_HOST_DEVICE I locations() const {
     return map.y.out_size * map.x.out_size;
   }
   // The pixel of the batch under tap (u, v) at location (y, x) of image n, or -1 off the map.
-  C10_HOST_DEVICE int64_t pixel(int64_t n, int64_t y, int64_t x, int64_t u, int64_t v) const {
-    const int64_t row = map.y.at(y, u), column = map.x.at(x, v);
+  C10_HOST_DEVICE I pixel(I n, I y, I x, I u, I v) const {
+    const I row = map.y.at(y, u), column = map.x.at(x, v);
     if (!map.y.holds(row) || !map.x.holds(column)) return -1;
     return (n * map.y.size + row) * map.x.size + column;
   }
 };
+typedef RegionsOf<int64_t> Regions;
+
+inline RegionsOf<int32_t> in_32_bits(const Regions& r) {
+  in_32_bits(r.batch * r.locations());
+  in_32_bits(r.batch * r.map.y.size * r.map.x.size);
+  return {in_32_bits(r.map),     in_32_bits(r.batch),       in_32_bits(r.channels),
+          in_32_bits(r.regions), in_32_bits(r.kernel_rows), in_32_bits(r.kernel_columns)};
+}
 
 // Checked sizes of a call; `pattern` is (N, regions, kH, kW), `input` channels_last.
 inline Regions regions(
@@ -33,9 +44,9 @@ inline Regions regions(
       input.sizes(), " must be (N, C, H, W), channels_last");
   TORCH_CHECK(
       pattern.dim() == 4 && pattern.size(0) == input.size(0) && pattern.is_contiguous() &&
-          pattern.scalar_type() == input.scalar_type(),
+          pattern.scalar_type() == accumulate_dtype(input),
       "drconv: pattern ", pattern.sizes(), " of ", pattern.scalar_type(), " must be (",
-      input.size(0), ", regions, kH, kW) of ", input.scalar_type());
+      input.size(0), ", regions, kH, kW) of ", accumulate_dtype(input));
   return {
       geometry(input.sizes().slice(2), output_size, stride, padding, dilation),
       input.size(0),
@@ -89,8 +100,8 @@ inline void check_products(
       products.is_contiguous() && products.scalar_type() == input.scalar_type() &&
           products.numel() == (end - begin) * 2 * r.regions * r.channels && 0 <= begin &&
           begin <= end && end <= r.batch * r.locations(),
-      "drconv_inner: products ", products.sizes(), " must be (", end - begin, ", 2, ", r.regions,
-      ", ", r.channels, ")");
+      "drconv_inner: products ", products.sizes(), " must be (", end - begin, ", ", r.regions,
+      ", 2, ", r.channels, ")");
 }
 
 }  // namespace mmlearnconv

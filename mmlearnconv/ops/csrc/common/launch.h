@@ -24,22 +24,14 @@ C10_HOST_DEVICE C10_ALWAYS_INLINE void add_shared(T* to, T value) {
 }
 
 // Location i of a batch of maps, the columns fastest.
+template <typename I>
 struct Location {
-  int64_t n, y, x;
+  I n, y, x;
 
-  C10_HOST_DEVICE static Location of(int64_t i, int64_t height, int64_t width) {
-    return {i / width / height, i / width % height, i % width};
+  C10_HOST_DEVICE static Location of(I i, I height, I width) {
+    const I row = i / width, n = row / height;
+    return {n, row - n * height, i - row * width};
   }
 };
-
-// The output index that reads input `index` through `cell`, or -1 if there is none.
-template <typename Axis>
-C10_HOST_DEVICE C10_ALWAYS_INLINE int64_t
-output_index_of(const Axis& axis, int64_t index, int64_t cell) {
-  const int64_t scaled = index - axis.first(cell);
-  if (scaled < 0 || scaled % axis.stride != 0) return -1;
-  const int64_t place = scaled / axis.stride;
-  return place < axis.out_size ? place : -1;
-}
 
 }  // namespace mmlearnconv

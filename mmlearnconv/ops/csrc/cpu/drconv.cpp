@@ -3,8 +3,8 @@
 //   weighted[j, t, c] = sum over k of pattern[n, t, k] * x[k, c]
 //   plain[j, c] = sum over k of x[k, c]
 //   features: out[j, 0, c] = weighted[j, t, c] for the region t of j, out[j, 1, c] = plain[j, c]
-//   inner: out[j, t] = sum over c of products[j, 0, t, c] * weighted[j, t, c]
-//                                    + products[j, 1, t, c] * plain[j, c]
+//   inner: out[j, t] = sum over c of products[j, t, 0, c] * weighted[j, t, c]
+//                                    + products[j, t, 1, c] * plain[j, c]
 // Each vector holds consecutive channels.
 
 #include "../common/drconv.h"
@@ -92,8 +92,8 @@ MMLC_INLINE void inner_place(
     for (int64_t t = 0; t < regions; ++t) {
       V weighted{};
       for (int64_t k = 0; k < taps; ++k) weighted += patterns[t * taps + k] * load(under + k * n);
-      const V total = load(sums + t * n) + load(products + t * channels + c, lanes) * weighted +
-                      load(products + (regions + t) * channels + c, lanes) * plain;
+      const V total = load(sums + t * n) + load(products + 2 * t * channels + c, lanes) * weighted +
+                      load(products + (2 * t + 1) * channels + c, lanes) * plain;
       store(sums + t * n, total);
     }
   }

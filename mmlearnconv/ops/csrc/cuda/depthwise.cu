@@ -7,6 +7,8 @@
 #include "../common/depthwise_taps.h"
 #include "launch.cuh"
 
+#include <ATen/ops/convolution_backward.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/sum.h>
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
@@ -492,8 +494,12 @@ at::Tensor depthwise_weight_grad(
     at::IntArrayRef padding, at::IntArrayRef dilation) {
   const c10::cuda::CUDAGuard guard(input.device());
   check_weight_grad(input, grad, size, stride, padding, dilation);
-  if (!is_fast(input, size, stride, dilation))
-    return weight_grad(OnCuda{}, input, grad, size, stride, padding, dilation);
+  if (!is_fast(input, size, stride, dilation)) {
+    const at::Tensor weight = at::empty({input.size(1), 1, size[0], size[1]}, input.options());
+    return std::get<1>(at::convolution_backward(
+        grad, input, weight, at::OptionalIntArrayRef(), stride, padding, dilation, false, {0, 0},
+        input.size(1), {false, true, false}));
+  }
   const at::Tensor x = input.contiguous(), dy = grad.contiguous();
   check_map(x);
   check_map(dy);

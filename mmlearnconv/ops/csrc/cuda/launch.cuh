@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 
 namespace mmlearnconv {
 
@@ -36,108 +37,88 @@ void launch(
   C10_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...));
 }
 
+// A kernel is a function of an index.
 template <typename Kernel>
 __global__ void each(int64_t count, Kernel kernel) {
-  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count;
-       i += step)
-    kernel(i);
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i < count) kernel(i);
 }
 
 constexpr int kLanesOfWarp = 32;
 
-// What the lanes of a warp sum, each over its part.
-template <typename T, int count>
-struct Sums {
-  T value[count] = {};
-};
+// A warp that runs a kernel, and its part of the block's shared memory.
+struct Warp {
+  int lane;
+  unsigned char* memory;
 
-// Runs `kernel.sums(i, lane)` in all lanes of a warp, adds up what they return, always in the same
-// order, and hands it to `kernel.store(i, sums)`.
-template <typename Kernel>
-__global__ void each_warp(int64_t count, Kernel kernel) {
-  const int lane = static_cast<int>(threadIdx.x) % kLanesOfWarp;
-  const int64_t warps = static_cast<int64_t>(gridDim.x) * (blockDim.x / kLanesOfWarp);
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * (blockDim.x / kLanesOfWarp) +
-                   threadIdx.x / kLanesOfWarp;
-       i < count; i += warps) {
-    auto sums = kernel.sums(i, lane);
+  __device__ static void sync() {
+    __syncwarp();
+  }
+  // The sum over the lanes, in all of them, always added up in the same order.
+  template <typename T>
+  __device__ static T sum(T value) {
 #pragma unroll
     for (int by = kLanesOfWarp / 2; by > 0; by /= 2)
-#pragma unroll
-      for (auto& value : sums.value) value += __shfl_xor_sync(0xffffffffu, value, by);
-    if (lane == 0) kernel.store(i, sums);
+      value += __shfl_xor_sync(0xffffffffu, value, by);
+    return value;
   }
-}
-
-// A warp per index. Its lanes prepare entries, `kernel.entry(i, k)` for each tap k, in shared
-// memory; then they share the channels, and each adds all entries to its channels' totals.
-template <typename Kernel>
-__global__ void each_with_taps(int64_t count, Kernel kernel) {
-  typedef typename Kernel::Entry Entry;
-  MMLC_SHARED_MEMORY(Entry, memory);
-  const int lane = static_cast<int>(threadIdx.x) % kLanesOfWarp;
-  const int warp = static_cast<int>(threadIdx.x) / kLanesOfWarp;
-  const int64_t taps = kernel.taps(), channels = kernel.channels();
-  const int64_t warps = static_cast<int64_t>(gridDim.x) * (blockDim.x / kLanesOfWarp);
-  Entry* const entries = memory + warp * kLanesOfWarp;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * (blockDim.x / kLanesOfWarp) + warp; i < count;
-       i += warps) {
-    for (int64_t c = lane; c - lane < channels; c += kLanesOfWarp) {
-      typename Kernel::Total total;
-      if (c < channels) total = kernel.start(i, c);
-      for (int64_t first = 0; first < taps; first += kLanesOfWarp) {
-        const int64_t held = min(taps - first, static_cast<int64_t>(kLanesOfWarp));
-        // All of them are there from the first channels on, unless there are too many.
-        if (c == lane || taps > kLanesOfWarp) {
-          __syncwarp();
-          if (lane < held) entries[lane] = kernel.entry(i, first + lane);
-          __syncwarp();
-        }
-        if (c >= channels) continue;
-        for (int64_t k = 0; k < held; ++k) kernel.add(total, entries[k], i, c);
-      }
-      if (c < channels) kernel.store(i, c, total);
+  // The lanes prepare entries for taps first..first+31, `prepare(tap)`, in shared memory.
+  template <typename Entry, typename Prepare>
+  __device__ const Entry* prepare(int first, int taps, const Prepare& entry) const {
+    Entry* const entries = reinterpret_cast<Entry*>(memory);
+    sync();
+    if (first + lane < taps) entries[lane] = entry(first + lane);
+    sync();
+    return entries;
+  }
+  // Calls `use(entry, tap)` for the entries of all taps. They are prepared `anew`, or are there.
+  template <typename Entry, typename Prepare, typename Use>
+  __device__ void over_taps(int taps, bool anew, const Prepare& entry, const Use& use) const {
+    const Entry* entries = reinterpret_cast<const Entry*>(memory);
+    for (int first = 0; first < taps; first += kLanesOfWarp) {
+      if (anew || taps > kLanesOfWarp) entries = prepare<Entry>(first, taps, entry);
+      const int held = min(taps - first, kLanesOfWarp);
+      for (int k = 0; k < held; ++k) use(entries[k], first + k);
     }
   }
+};
+
+// A kernel is a function of an index and of the warp that runs it.
+template <typename Kernel>
+__global__ void each_warp(int count, int bytes, Kernel kernel) {
+  MMLC_SHARED_MEMORY(unsigned char, memory);
+  const int own = static_cast<int>(threadIdx.x) / kLanesOfWarp;
+  const int of_block = static_cast<int>(blockDim.x) / kLanesOfWarp;
+  const Warp warp{static_cast<int>(threadIdx.x) % kLanesOfWarp, memory + own * bytes};
+  const int i = static_cast<int>(blockIdx.x) * of_block + own;
+  if (i < count) kernel(i, warp);
 }
 
 struct OnCuda {
-  static constexpr int64_t kThreads = 256, kMaxBlocks = int64_t(1) << 30;
-
-  // A kernel that is a function of an index.
+  // A thread per index.
   template <typename Kernel>
   void operator()(int64_t count, const Kernel& kernel) const {
-    run(each<Kernel>, count, 1, 0, kernel);
-  }
-
-  // A kernel with `sums` and `store`, one warp per index.
-  template <typename Kernel>
-  void warps(int64_t count, const Kernel& kernel) const {
-    run(each_warp<Kernel>, count, kLanesOfWarp, 0, kernel);
-  }
-
-  // A kernel with `taps`, `channels`, `entry`, `start`, `add` and `store`, one warp per index.
-  template <typename Kernel>
-  void with_taps(int64_t count, const Kernel& kernel) const {
-    typedef typename Kernel::Entry Entry;
-    static_assert(kThreads * sizeof(Entry) <= kSharedBytes && 32 * sizeof(Entry) % 16 == 0);
-    run(each_with_taps<Kernel>, count, kLanesOfWarp, sizeof(Entry), kernel);
-  }
-
- private:
-  // Blocks of up to kThreads threads, so many per index, with shared memory for each thread.
-  template <typename Kernel>
-  static void run(
-      void (*function)(int64_t, Kernel), int64_t count, int64_t of_index, size_t shared,
-      const Kernel& kernel) {
+    constexpr int64_t threads = 256;
     if (count == 0) return;
-    const int64_t warps = (std::min(count, kThreads) * of_index + 31) / 32;
-    const int64_t threads = std::min(warps * 32, kThreads), of_block = threads / of_index;
-    const int64_t blocks = std::min((count + of_block - 1) / of_block, kMaxBlocks);
     launch(
-        function, dim3(static_cast<unsigned>(blocks)), dim3(static_cast<unsigned>(threads)),
-        threads * shared, count, kernel);
+        each<Kernel>, dim3(static_cast<unsigned>((count + threads - 1) / threads)), dim3(threads),
+        0, count, kernel);
+  }
+
+  // A warp per index, with so many bytes of shared memory each.
+  template <typename Kernel>
+  static void warps(int64_t count, int64_t bytes, const Kernel& kernel) {
+    if (count == 0) return;
+    bytes = (bytes + 15) / 16 * 16;
+    const int64_t most = std::min<int64_t>(8, kSharedBytes / std::max<int64_t>(bytes, 1));
+    TORCH_CHECK(
+        most > 0 && count <= std::numeric_limits<int32_t>::max(), count, " work items with ", bytes,
+        " bytes of shared memory each: at most 2^31 - 1 and ", kSharedBytes);
+    const int64_t warps = std::min(count, most);
+    launch(
+        each_warp<Kernel>, dim3(static_cast<unsigned>((count + warps - 1) / warps)),
+        dim3(static_cast<unsigned>(warps * kLanesOfWarp)), warps * bytes, static_cast<int>(count),
+        static_cast<int>(bytes), kernel);
   }
 };
 
