@@ -23,6 +23,7 @@ from .dispatch import (
     use_compiled,
     without_autocast,
 )
+from .extension import compiled, has_kernels_for
 from .geometry import conv_output_size, geometry_of, without_groups
 
 __all__ = ["dke_conv2d", "dke_kernel", "dke_response"]
@@ -147,8 +148,7 @@ def dke_response(
     Raises:
         ValueError: an unknown interpolation.
     """
-    if interpolation not in INTERPOLATIONS:
-        raise ValueError(f"interpolation: {interpolation!r}; allowed are {INTERPOLATIONS}")
+    _check_interpolation(interpolation)
     if interpolation == "gauss":
         positions = differentiated_once(positions, "the gradient of DKE's positions")
     y, x = (
@@ -162,6 +162,11 @@ def dke_response(
     squared = dy**2 + dx**2
     bell = torch.where(squared <= radius**2, torch.exp(-alpha * squared), 0)
     return bell / bell.detach().sum((-2, -1), keepdim=True)
+
+
+def _check_interpolation(interpolation: str) -> None:
+    if interpolation not in INTERPOLATIONS:
+        raise ValueError(f"interpolation: {interpolation!r}; allowed are {INTERPOLATIONS}")
 
 
 def dke_taps(
@@ -181,9 +186,18 @@ def dke_taps(
     Returns:
         tuple[Tensor, Tensor]: values ``(channels, points, taps)``, and cells ``(..., taps, 2)``
         from the window's first.
+
+    Raises:
+        ValueError: an unknown interpolation.
     """
+    _check_interpolation(interpolation)
+    if has_kernels_for(positions.device.type, "dke_taps"):
+        if not isinstance(alpha, Tensor):
+            alpha = positions.new_full((), alpha)
+        arguments = alpha.to(positions.dtype), tuple(window), interpolation == "gauss", radius
+        return _compiled_taps(positions.contiguous(), *arguments)
     # The cells within reach of a position lie in a square about the nearest one.
-    reach = math.floor((radius if interpolation == "gauss" else 1) + 0.5)
+    reach = _reach(interpolation == "gauss", radius)
     along = torch.arange(-reach, reach + 1, device=positions.device)
     cells, parts = [], []
     for axis, size in enumerate(window):
@@ -202,6 +216,41 @@ def dke_taps(
     cells = [rows.clamp(0, window[0] - 1), columns.clamp(0, window[1] - 1)]
     return values.flatten(2), torch.stack(cells, -1).flatten(2, 3)
 
+
+def _reach(gauss: bool, radius: float) -> int:
+    """How many cells from the nearest one a position reaches."""
+    return math.floor((radius if gauss else 1) + 0.5)
+
+
+def _fake_taps(positions, alpha, window, gauss, radius):
+    taps = (2 * _reach(gauss, radius) + 1) ** 2
+    values = positions.new_empty(*positions.shape[:2], taps)
+    return values, values.new_empty(*values.shape, 2, dtype=torch.long)
+
+
+def _taps_context(ctx, inputs, output) -> None:
+    positions, alpha, *ctx.arguments = inputs
+    ctx.save_for_backward(positions, output[0], alpha)
+    ctx.mark_non_differentiable(output[1])
+
+
+def _taps_gradient(ctx, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    grad_positions, of_points = _taps_gradients(grad, *ctx.saved_tensors, *ctx.arguments)
+    grad_alpha = of_points.sum() if ctx.needs_input_grad[1] else None
+    return grad_positions, grad_alpha, None, None, None
+
+
+_taps_gradients = compiled(
+    "dke_taps_backward",
+    lambda _, positions, values, *__: (
+        torch.empty_like(positions),
+        positions.new_empty(values.shape[:2]),
+    ),
+    once,
+)
+_compiled_taps = compiled(
+    "dke_taps", _fake_taps, lambda name: differentiable(name, _taps_gradient, _taps_context)
+)
 
 _ARGUMENTS = (
     "Tensor input, Tensor weight, Tensor values, Tensor cells, Tensor? attention, "

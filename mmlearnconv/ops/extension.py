@@ -129,7 +129,13 @@ def _find_kernels() -> set[tuple[str, str]]:
     has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
     return {
         (name, key)
-        for name in ("depthwise_taps", "depthwise_forward", "drconv_sort", "drconv_gather")
+        for name in (
+            "depthwise_taps",
+            "depthwise_forward",
+            "dke_taps",
+            "drconv_sort",
+            "drconv_gather",
+        )
         for key in ("CPU", "CUDA")
         if _library is not None
         and hasattr(torch.ops.mmlearnconv, name)

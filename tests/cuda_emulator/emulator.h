@@ -10,6 +10,7 @@
 // threads of a block at different barriers, a lane that its warp waits for and that has ended.
 #pragma once
 
+#include <ATen/record_function.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -435,6 +436,7 @@ struct cudaLaunchConfig_t {
 template <typename... Parameters, typename... Arguments>
 int cudaLaunchKernelEx(
     const cudaLaunchConfig_t* config, void (*kernel)(Parameters...), Arguments&&... arguments) {
+  RECORD_FUNCTION("cudaLaunchKernel", {});
   const std::tuple<Parameters...> values(std::forward<Arguments>(arguments)...);
   emulator::run(config->gridDim, config->blockDim, config->dynamicSmemBytes, [&] {
     std::apply(kernel, values);

@@ -255,6 +255,19 @@ def test_nothing_on_a_gpu_waits_for_it():
             regions.sort_by_region(region, CASE["regions"])
 
 
+@pytest.mark.parametrize(("locations", "count"), [(1, 5), (31, 3), (700, 3), (70, 20_000)])
+def test_buckets_hold_the_locations_of_a_region_in_order(locations, count):
+    region = torch.randint(min(count, 50), (locations,))
+    buckets = regions.RegionBuckets(region, count)
+    assert torch.equal(buckets.location[buckets.slot], torch.arange(locations))
+    assert torch.equal(buckets.region[buckets.slot // buckets.size], region)
+    for t in region.unique():
+        assert (buckets.slot[region == t].diff() > 0).all()
+    free = torch.ones(len(buckets.location), dtype=torch.bool).index_fill_(0, buckets.slot, False)
+    assert (buckets.location[free] == locations).all()
+    assert len(buckets.location) == buckets.size * len(buckets.region)
+
+
 @built
 def test_nothing_with_factorised_filters_on_a_gpu_waits_for_it():
     with FakeTensorMode():

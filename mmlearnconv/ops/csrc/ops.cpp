@@ -39,6 +39,13 @@ TORCH_LIBRARY(mmlearnconv, m) {
       "SymInt[2] scope, SymInt[2] kernel_size, SymInt[2] stride, SymInt[2] padding, "
       "SymInt[2] dilation, SymInt begin, SymInt end, Tensor(a!) grad_input, "
       "Tensor(b!) grad_offsets, Tensor(c!)? grad_data_offsets) -> ()");
+  // On CUDA alone, where PyTorch would launch some forty small kernels.
+  m.def(
+      "dke_taps(Tensor positions, Tensor alpha, SymInt[2] window, bool gauss, float radius) "
+      "-> (Tensor values, Tensor cells)");
+  m.def(
+      "dke_taps_backward(Tensor grad, Tensor positions, Tensor values, Tensor alpha, "
+      "SymInt[2] window, bool gauss, float radius) -> (Tensor, Tensor)");
   m.def(
       "drconv_features(Tensor input, Tensor pattern, Tensor region, Tensor order, "
       "SymInt[2] output_size, SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation, "

@@ -15,6 +15,7 @@ from ..dispatch import (
     to_autocast_dtype,
     use_compiled,
 )
+from ..extension import has_kernels_for
 from ..geometry import Geometry, conv_output_size, geometry_of, tap_views
 from .factorised import drconv_factorised
 from .guide import nan_unless_finite, with_guide_gradient, with_guide_gradient_of_factors
@@ -85,8 +86,9 @@ def drconv2d_factorised(
     Equals :func:`drconv2d` with those filters, gradients included, without building large filters:
     with ``x_uv`` the input under tap (u, v), the response of region t is ``filter_scale_t (sum_uv
     pattern_nt(u, v) x_uv) + filter_bias_t (sum_uv x_uv)``. These are two matrix products, as of 1x1
-    convolutions, over the locations of each region in the whole batch. 1x1 filters are built if
-    they have no more elements than the input, which saves one of the two products.
+    convolutions, over the locations of each region in the whole batch. On the CPU, 1x1 filters are
+    built if they have no more elements than the input, which saves one of the two products; on a
+    GPU that would cost more launches than it saves.
 
     Args:
         input: ``(N, C, H, W)``.
@@ -123,7 +125,8 @@ def drconv2d_factorised(
         filter_bias, base = filter_bias + base[..., 0, 0], None
     tensors = to_autocast_dtype(input, pattern, filter_scale, filter_bias)
     input, pattern, filter_scale, filter_bias = tensors
-    if kernel_size == (1, 1) and filter_scale.numel() <= input[:1].numel():
+    on_gpu = has_kernels_for(input.device.type, "drconv_gather")
+    if kernel_size == (1, 1) and filter_scale.numel() <= input[:1].numel() and not on_gpu:
         filters = torch.addcmul(filter_bias, filter_scale, pattern)[..., None, None]
         output = _with_filters(input, filters, guide, geometry, size)
     else:

@@ -36,9 +36,12 @@ def _fake(input, guide, pattern, filter_scale, *_):
     return empty_like(input, (input.shape[0], filter_scale.shape[1], *guide.shape[2:]))
 
 
-def _fake_gradients(grad, input, *others):
-    plain = (t.new_empty(t.shape) for t in others[:4])
-    return empty_like(input, input.shape), *plain
+def _fake_gradients(grad, input, guide, pattern, filter_scale, filter_bias, *_):
+    dtype = torch.promote_types(filter_scale.dtype, filter_bias.dtype)
+    regions, out, channels = filter_scale.shape
+    both = filter_scale.new_empty(regions, out, 2 * channels, dtype=dtype)
+    plain = (t.new_empty(t.shape) for t in (guide, pattern))
+    return empty_like(input, input.shape), *plain, both
 
 
 def _flops(input, guide, pattern, filter_scale, *_, out_shape, **__) -> int:
@@ -73,7 +76,7 @@ def _forward(
 
 @define(
     "drconv_factorised_backward",
-    f"(Tensor grad, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    f"(Tensor grad, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor)",
     _fake_gradients,
 )
 def _backward(
@@ -87,7 +90,8 @@ def _backward(
     padding: Sequence[int],
     dilation: Sequence[int],
     groups: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of the input, the guide, the pattern and of scale and bias side by side."""
     x, shares, matrices = _prepare(input, pattern, filter_scale, filter_bias)
     region = guide.max(1).indices.flatten()
     geometry = guide.shape[2:], stride, padding, dilation
@@ -98,13 +102,11 @@ def _backward(
         grad_x, grad_shares, grad_matrices = multiply_backward(*tensors, geometry, groups)
         inner = inner_products(grad, x, shares, matrices, geometry, groups)
     inner = inner.view(len(x), *guide.shape[2:], len(filter_scale)).permute(0, 3, 1, 2)
-    grad_scale, grad_bias = grad_matrices.unflatten(2, (2, -1)).unbind(2)
     return (
         match_memory_format(grad_x.to(input.dtype), input),
         through_softmax(guide, inner).contiguous(),
         grad_shares.to(pattern.dtype),
-        grad_scale.to(filter_scale.dtype, copy=True).contiguous(),
-        grad_bias.to(filter_bias.dtype, copy=True).contiguous(),
+        grad_matrices.to(torch.promote_types(filter_scale.dtype, filter_bias.dtype)),
     )
 
 
@@ -113,10 +115,17 @@ def _context(ctx, inputs, output) -> None:
     ctx.geometry = inputs[5:]
 
 
+def _gradient(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    *gradients, both = _gradients(grad, *ctx.saved_tensors, *ctx.geometry)
+    *_, scale, bias = ctx.saved_tensors
+    grad_scale, grad_bias = both.chunk(2, 2)
+    return *gradients, grad_scale.to(scale.dtype), grad_bias.to(bias.dtype), *(None,) * 4
+
+
 _gradients = once("drconv_factorised_backward")
 drconv_factorised = differentiable(
     "drconv_factorised",
-    lambda ctx, grad: (*_gradients(grad, *ctx.saved_tensors, *ctx.geometry), *(None,) * 4),
+    _gradient,
     _context,
 )
 
@@ -248,15 +257,17 @@ def inner_products(
     count, _, columns = matrices.shape
     # (g * regions * 2 C / g, out / g)
     by_group = matrices.unflatten(1, (groups, -1)).permute(1, 0, 3, 2).flatten(0, 2)
-    inner = pattern.new_empty(len(grad), count)
+    inner = []
     step = locations_per_tile(x, 2 * count * x.shape[1])
     for begin in range(0, len(grad), step):
         locations = slice(begin, min(begin + step, len(grad)))
         products = grouped_matmul(grad[locations], by_group, groups)
         products = products.view(-1, groups, count, 2, columns // 2)
         products = products.permute(0, 2, 3, 1, 4).flatten(3).contiguous()
-        inner[locations] = _inner(products, x, pattern, *geometry, begin, locations.stop)
-    return inner
+        inner.append(_inner(products, x, pattern, *geometry, begin, locations.stop))
+    if len(inner) == 1:
+        return inner[0]
+    return torch.cat(inner) if inner else pattern.new_empty(0, count)
 
 
 _features = compiled("drconv_features", lambda *_: None)
