@@ -38,19 +38,47 @@ MULTIPLY_ADDS = {
 @pytest.mark.parametrize("architecture", [80, 90], ids="sm_{}".format)
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 def test_machine_code(source, architecture, tmp_path):
-    """No spills, no local memory; inner loops that multiply and add."""
+    """No spills, no local memory; inner loops that multiply and add, with 32-bit indices."""
     if shutil.which("nvcc") is None or nvdisasm() is None:
         assert os.environ.get("CI") != "true", "nvcc or nvdisasm is missing"
         pytest.skip("there is no nvcc, or no nvdisasm: pip install nvidia-cuda-nvdisasm")
     kernels = compile_kernels(source, architecture, tmp_path)
     assert kernels
     for name, kernel in kernels.items():
-        assert kernel.instructions, name
+        assert kernel.machine.instructions, name
         assert (kernel.stack, kernel.spills) == (0, 0), name
+        assert kernel.in_64_bits() == [], name
     for beginning, least in MULTIPLY_ADDS.get(source.stem, {}).items():
         (kernel,) = [kernel for name, kernel in kernels.items() if name.startswith(beginning)]
         loop = max(kernel.loops(), key=lambda loop: loop["FFMA"])
         assert loop["FFMA"] >= least * loop.total(), (name, loop)
+
+
+LOOPS = """
+template <typename N>
+__device__ void sum(long* out, const N* in, N n, int count) {
+  long total = 0;
+  for (int i = 0; i < count; ++i) total += static_cast<long>(in[i]) * n;
+  *out = total;
+}
+__global__ void narrow(long* out, const int* in, int n, int count) { sum(out, in, n, count); }
+__global__ void wide(long* out, const long* in, long n, int count) { sum(out, in, n, count); }
+__global__ void divided(long* out, const long* in, long n, int count) {
+  for (int i = 0; i < count; ++i) out[i] = in[i] / n;
+}
+"""
+
+
+def test_planted_64_bit_arithmetic_is_found(tmp_path):
+    if shutil.which("nvcc") is None or nvdisasm() is None:
+        pytest.skip("there is no nvcc, or no nvdisasm")
+    source = tmp_path / "loops.cu"
+    source.write_text(LOOPS)
+    kernels = compile_kernels(source, 90, tmp_path)
+    found = {name.split("(")[0]: kernel.in_64_bits() for name, kernel in kernels.items()}
+    assert found["narrow"] == []
+    assert found["wide"][0].startswith("mul.lo.s64")
+    assert found["divided"][0].startswith("div.s64")
 
 
 @pytest.fixture(scope="module")

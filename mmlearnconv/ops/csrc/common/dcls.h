@@ -1,6 +1,7 @@
 // Bilinear kernels of a dilated convolution with learnable spacings.
 #pragma once
 
+#include "geometry.h"
 #include "launch.h"
 
 #include <ATen/Dispatch.h>
@@ -20,27 +21,30 @@ namespace mmlearnconv {
 // `count` elements in each of `kernels` windows, with D axes.
 template <int D>
 struct Window {
-  int64_t count, kernels;
-  int size[D];
+  int count, kernels, size[D];
 
   C10_HOST_DEVICE int cells() const {
     int cells = 1;
     for (int a = 0; a < D; ++a) cells *= size[a];
     return cells;
   }
+  C10_HOST_DEVICE int elements() const {
+    return kernels * count;
+  }
 };
 
 // An element's lowest cell and its distance from that cell along each axis. Positions are
-// (D, kernels, count); a NaN position makes its whole kernel NaN, as does a NaN weight.
+// (D, kernels, count), from the element's own on; `elements` of them are on an axis. A NaN position
+// makes its whole kernel NaN, as does a NaN weight.
 template <typename T, int D>
 struct Element {
   int low[D];
   T part[D];
   bool nan = false;
 
-  C10_HOST_DEVICE Element(const Window<D>& w, const T* positions, int64_t kernel, int64_t e) {
-    for (int a = 0; a < D; ++a) {
-      const T q = positions[(a * w.kernels + kernel) * w.count + e] + static_cast<T>(w.size[a] / 2);
+  C10_HOST_DEVICE Element(const Window<D>& w, const T* positions, int elements) {
+    for (int a = 0; a < D; ++a, positions += elements) {
+      const T q = *positions + static_cast<T>(w.size[a] / 2);
       nan = nan || q != q;
       // Positions so far outside that no corner is in the window all get the same cell.
       const bool near = q > T(-2) && q < static_cast<T>(w.size[a] + 1);
@@ -72,7 +76,7 @@ struct ElementBackward {
 
   C10_HOST_DEVICE void operator()(int64_t i) const {
     const int64_t kernel = i / w.count;
-    const Element<T, D> element(w, positions, kernel, i - kernel * w.count);
+    const Element<T, D> element(w, positions + i, w.elements());
     const T* const of_kernel = grad + kernel * w.cells();
     const T start = element.nan ? static_cast<T>(NAN) : T(0);
     T of_weight = start, slopes[D];
@@ -93,13 +97,15 @@ struct ElementBackward {
       }
     }
     grad_weight[i] = of_weight;
-    for (int a = 0; a < D; ++a) grad_positions[a * w.kernels * w.count + i] = slopes[a] * weight[i];
+    for (int a = 0; a < D; ++a)
+      grad_positions[int64_t(a) * w.elements() + i] = slopes[a] * weight[i];
   }
 };
 
 template <int D>
 Window<D> window(const at::Tensor& weight, at::IntArrayRef size) {
-  Window<D> w{weight.size(2), weight.size(0) * weight.size(1), {}};
+  in_32_bits(weight.numel());
+  Window<D> w{in_32_bits(weight.size(2)), in_32_bits(weight.size(0) * weight.size(1)), {}};
   for (int a = 0; a < D; ++a) w.size[a] = static_cast<int>(size[a]);
   return w;
 }

@@ -50,7 +50,7 @@ inline int32_t in_32_bits(int64_t value) {
   constexpr int64_t limit = int64_t(1) << 30;
   TORCH_CHECK(
       -limit < value && value < limit, value,
-      ": sizes, and the number of pixels in a batch, must be below 2^30");
+      ": sizes, and how many pixels or kernels there are, must be below 2^30");
   return static_cast<int32_t>(value);
 }
 

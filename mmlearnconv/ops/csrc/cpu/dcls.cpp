@@ -25,9 +25,9 @@ struct InParallel {
 template <typename T, int D>
 void add_elements(T* out, const T* weight, const T* positions, const Window<D>& w, int64_t kernel) {
   std::fill(out, out + w.cells(), T(0));
-  for (int64_t e = 0; e < w.count; ++e) {
-    const Element<T, D> element(w, positions, kernel, e);
-    const T own = weight[kernel * w.count + e];
+  for (int64_t e = kernel * w.count; e < (kernel + 1) * w.count; ++e) {
+    const Element<T, D> element(w, positions + e, w.elements());
+    const T own = weight[e];
     if (element.nan || own != own) std::fill(out, out + w.cells(), static_cast<T>(NAN));
     for (int corner = 0; corner < 1 << D; ++corner) {
       T factors[D];

@@ -26,17 +26,20 @@ __global__ void __launch_bounds__(kThreads)
   typedef Prepared<T, D> Held;
   MMLC_SHARED_MEMORY(Held, elements);
   const int64_t kernel = blockIdx.x;
+  const int all = w.elements();
+  weight += kernel * w.count;
+  positions += kernel * w.count;
   const int cells = w.cells(), threads = static_cast<int>(blockDim.x);
   T* const to = out + kernel * cells;
   bool nan = false;
-  for (int64_t first = 0; first == 0 || first < w.count; first += kElements) {
-    const int held = static_cast<int>(min(w.count - first, static_cast<int64_t>(kElements)));
+  for (int first = 0; first == 0 || first < w.count; first += kElements) {
+    const int held = min(w.count - first, kElements);
     if (first > 0) __syncthreads();
     bool mine = false;
     for (int i = static_cast<int>(threadIdx.x); i < held; i += threads) {
-      const Element<T, D> element(w, positions, kernel, first + i);
+      const Element<T, D> element(w, positions + first + i, all);
       Held& own = elements[i];
-      own.weight = weight[kernel * w.count + first + i];
+      own.weight = weight[first + i];
       mine = mine || element.nan || own.weight != own.weight;
 #pragma unroll
       for (int a = 0; a < D; ++a) {
@@ -76,9 +79,8 @@ at::Tensor dcls_kernel(
   const auto build = [&]<typename T, int D>(
                          T* out, const T* of, const T* where, const Window<D>& w) {
     if (w.kernels == 0) return;
-    TORCH_CHECK(w.kernels < int64_t(1) << 31, "dcls_kernel: ", w.kernels, " kernels are too many");
     const int threads = std::min(kThreads, (w.cells() + 31) / 32 * 32);
-    const auto held = static_cast<size_t>(std::clamp<int64_t>(w.count, 1, kElements));
+    const auto held = static_cast<size_t>(std::clamp(w.count, 1, kElements));
     launch(
         build_kernel<T, D>, dim3(static_cast<unsigned>(w.kernels)), dim3(threads),
         (held * sizeof(Prepared<T, D>) + 15) / 16 * 16, out, of, where, w);

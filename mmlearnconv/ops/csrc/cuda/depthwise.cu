@@ -67,16 +67,14 @@ struct Line {
   }
 };
 
-// A map in memory: images, channels, rows, columns; contiguous, or every other row and column.
+// A contiguous map in memory.
 struct Memory {
   void* data;
-  int64_t n, c;
-  int y, x;
+  int plane, y, x;  // elements from one plane, row or column to the next
 
   Memory(const at::Tensor& map)
       : data(map.data_ptr()),
-        n(map.stride(0)),
-        c(map.stride(1)),
+        plane(static_cast<int>(map.size(2) * map.size(3))),
         y(static_cast<int>(map.stride(2))),
         x(static_cast<int>(map.stride(3))) {}
 };
@@ -196,13 +194,12 @@ __global__ void __launch_bounds__(kThreads, 2)
       float* const to = memory + p * t.floats();
       const int plane = first_plane + p, channel = plane % g.channels;
       stage(
-          to, g.input, plane / g.channels * g.input.n + channel * g.input.c, g.kind, y.input,
-          x.input, y0 + y.shift, x0 + x.shift, t.rows * kRows + y.kernel.size - 1, t.pitch,
-          t.pitch);
+          to, g.input, int64_t(plane) * g.input.plane, g.kind, y.input, x.input, y0 + y.shift,
+          x0 + x.shift, t.rows * kRows + y.kernel.size - 1, t.pitch, t.pitch);
       for (int i = thread; i < y.kernel.size * t.kernel_pitch; i += static_cast<int>(blockDim.x)) {
         const int u = i / t.kernel_pitch, v = i % t.kernel_pitch;
         const int64_t at =
-            (int64_t(channel) * g.weight_rows + y.cell(u)) * g.weight_columns + x.cell(v);
+            int64_t(channel * g.weight_rows + y.cell(u)) * g.weight_columns + x.cell(v);
         to[t.tile_rows * t.pitch + i] = v < x.kernel.size ? load(g.weight, at, g.kind) : 0.0f;
       }
     }
@@ -219,7 +216,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   if (own >= planes) return;
   const int plane = first_plane + own, channel = plane % g.channels;
   const float bias = g.bias == nullptr ? 0.0f : load(g.bias, channel, g.kind);
-  const int64_t begin = plane / g.channels * g.output.n + channel * g.output.c;
+  const int64_t begin = int64_t(plane) * g.output.plane;
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
     const int row = y0 + own_y * kRows + r;
@@ -255,14 +252,14 @@ __global__ void __launch_bounds__(kThreads, 2)
   float sums[width] = {};
   for (int piece = part; piece < pieces * g.images; piece += g.part_count) {
     const int image = piece / pieces, y0 = piece % pieces / across * kGradRows;
-    const int x0 = piece % pieces % across * kGradColumns;
+    const int x0 = piece % pieces % across * kGradColumns, plane = image * g.channels + channel;
     __syncthreads();
     stage(
-        memory, g.grad, image * g.grad.n + channel * g.grad.c, g.kind, all_y, all_x, y0, x0,
-        kGradRows, kGradColumns, kGradColumns);
+        memory, g.grad, int64_t(plane) * g.grad.plane, g.kind, all_y, all_x, y0, x0, kGradRows,
+        kGradColumns, kGradColumns);
     stage(
-        tile, g.input, image * g.input.n + channel * g.input.c, g.kind, g.y.input, g.x.input,
-        y0 + g.y.shift, x0 + g.x.shift, kGradRows + height - 1, g.pitch, g.pitch);
+        tile, g.input, int64_t(plane) * g.input.plane, g.kind, g.y.input, g.x.input, y0 + g.y.shift,
+        x0 + g.x.shift, kGradRows + height - 1, g.pitch, g.pitch);
     __syncthreads();
     if (slice >= g.slices) continue;
     const int rows = min(kGradRows, g.height - y0), columns = min(kGradColumns, g.width - x0);
@@ -306,10 +303,8 @@ __global__ void __launch_bounds__(kThreads, 2)
   for (int i = thread; i < height * width; i += static_cast<int>(blockDim.x)) {
     float sum = 0;
     for (int s = 0; s < g.slices; ++s) sum += memory[s * height * width + i];
-    const int64_t kernel = int64_t(part) * g.channels + channel;
-    g.parts
-        [(kernel * g.weight_rows + g.y.cell(i / width)) * g.weight_columns + g.x.cell(i % width)] =
-        sum;
+    const int row = (part * g.channels + channel) * g.weight_rows + g.y.cell(i / width);
+    g.parts[int64_t(row) * g.weight_columns + g.x.cell(i % width)] = sum;
   }
 }
 

@@ -204,7 +204,7 @@ struct Shared {
 
 // The output, or the gradient of the input: a block per image, channel, part and chunk of outputs.
 template <typename scalar_t, typename sum_t, bool FORWARD>
-__global__ void __launch_bounds__(kThreads) sum_taps(Task<scalar_t, sum_t, FORWARD> task) {
+__global__ void __launch_bounds__(kThreads, 2) sum_taps(Task<scalar_t, sum_t, FORWARD> task) {
   MMLC_SHARED_MEMORY(unsigned char, memory);
   const Shared<sum_t> shared(memory);
   int index = static_cast<int>(blockIdx.x);
@@ -296,7 +296,7 @@ __global__ void __launch_bounds__(kThreads) sum_taps(Task<scalar_t, sum_t, FORWA
 
 // Gradients of the values: a block per list, kValues of its taps and piece of the batch.
 template <typename scalar_t, typename sum_t>
-__global__ void __launch_bounds__(kThreads) sum_values(
+__global__ void __launch_bounds__(kThreads, 1) sum_values(
     Task<scalar_t, sum_t, true> task, const scalar_t* grad, sum_t* parts, int images, int pieces) {
   MMLC_SHARED_MEMORY(unsigned char, memory);
   const Shared<sum_t> shared(memory);
@@ -334,14 +334,14 @@ __global__ void __launch_bounds__(kThreads) sum_values(
       area.copy(shared.tile, map);
       __syncthreads();
     }
+    // All kValues of them, as many as there may be: what is too much is not stored.
     for (int output = area.first + thread(); output < area.last; output += threads()) {
       int own_y, own_x;
       area.place_of(output, &own_y, &own_x);
       const sum_t own = static_cast<sum_t>(passed[output]);
       if (area.tiled) {
 #pragma unroll
-        for (int t = 0; t < kValues; ++t)
-          if (t < held) totals[t] += own * shared.tile[own_x + offset[t]];
+        for (int t = 0; t < kValues; ++t) totals[t] += own * shared.tile[own_x + offset[t]];
       } else {
 #pragma unroll
         for (int t = 0; t < kValues; ++t)

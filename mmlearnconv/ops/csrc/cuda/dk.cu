@@ -23,6 +23,8 @@
 namespace mmlearnconv {
 namespace {
 
+constexpr int kSide = 4;  // channels that a lane sums side by side, which share a tap's entry
+
 // What every kernel here reads. Sums and offsets are sum_t.
 template <typename scalar_t, typename sum_t, bool HAS_DATA_OFFSETS>
 struct Sampling {
@@ -73,48 +75,60 @@ struct DkDepthwise {
   const sum_t* space;
 
   __device__ void operator()(int j, const Warp& warp) const {
-    for (int first = 0; first < s.d.channels; first += kLanesOfWarp) {
-      const int c = first + warp.lane;
-      sum_t total = 0;
+    const int channels = s.d.channels;
+    for (int first = warp.lane; first - warp.lane < channels; first += kSide * kLanesOfWarp) {
+      sum_t totals[kSide] = {};
       warp.over_taps<Tap>(
-          s.d.taps(), first == 0, [&](int k) { return s.tap(j, k); },
+          s.d.taps(), first == warp.lane, [&](int k) { return s.tap(j, k); },
           [&](const Tap& tap, int) {
-            if (c < s.d.channels && !s.misses(tap))
-              total += s.weight(tap, space, c) * s.read(tap, c);
+            if (s.misses(tap)) return;
+#pragma unroll
+            for (int v = 0; v < kSide; ++v) {
+              const int c = first + v * kLanesOfWarp;
+              if (c < channels) totals[v] += s.weight(tap, space, c) * s.read(tap, c);
+            }
           });
-      if (c < s.d.channels)
-        out[static_cast<int64_t>(j) * s.d.channels + c] = static_cast<scalar_t>(total);
+#pragma unroll
+      for (int v = 0; v < kSide; ++v) {
+        const int c = first + v * kLanesOfWarp;
+        if (c < channels)
+          out[static_cast<int64_t>(j) * channels + c] = static_cast<scalar_t>(totals[v]);
+      }
     }
   }
 };
 
-// Taps, and then the sums of some cells for each lane's channel, are in a warp's shared memory.
+// Taps, and then the sums of up to kCells cells for each lane's kSide channels, are in a warp's
+// shared memory.
 template <typename sum_t>
 struct CellSums {
   typedef DeformableTap<sum_t> Tap;
-  static constexpr int kTaps = kLanesOfWarp * sizeof(Tap), kCells = 64;
+  static constexpr int kTaps = kLanesOfWarp * sizeof(Tap), kCells = 16;
 
   static int64_t bytes(int64_t cells) {
-    return kTaps + std::min<int64_t>(cells, kCells) * kLanesOfWarp * sizeof(sum_t);
+    return kTaps + std::min<int64_t>(cells, kCells) * kSide * kLanesOfWarp * sizeof(sum_t);
   }
 
   sum_t* own;
-  int begin, end;
+  int begin, count;
 
   __device__ CellSums(const Warp& warp, int begin, int cells)
       : own(reinterpret_cast<sum_t*>(warp.memory + kTaps) + warp.lane),
         begin(begin),
-        end(min(begin + kCells, cells)) {
-    for (int cell = begin; cell < end; ++cell) at(cell) = 0;
+        count(min(cells - begin, kCells)) {
+    for (int i = 0; i < count * kSide; ++i) own[i * kLanesOfWarp] = 0;
   }
-  __device__ sum_t& at(int cell) const {
-    return own[(cell - begin) * kLanesOfWarp];
+  // Of cell begin + i and the v-th channel.
+  __device__ sum_t& at(int i, int v) const {
+    return own[(i * kSide + v) * kLanesOfWarp];
   }
-  __device__ void add(const Tap& tap, sum_t value) const {
+  __device__ void add(const Tap& tap, const sum_t (&values)[kSide]) const {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int cell = tap.space.index[i];
-      if (cell >= begin && cell < end) at(cell) += tap.space.weight[i] * value;
+    for (int n = 0; n < 4; ++n) {
+      const auto i = static_cast<unsigned>(tap.space.index[n] - begin);
+      if (i >= static_cast<unsigned>(count)) continue;
+#pragma unroll
+      for (int v = 0; v < kSide; ++v) at(i, v) += tap.space.weight[n] * values[v];
     }
   }
 };
@@ -130,18 +144,28 @@ struct DkColumns {
   __device__ void operator()(int i, const Warp& warp) const {
     const int channels = s.d.channels, cells = s.d.cells();
     scalar_t* const own = out + static_cast<int64_t>(i) * cells * channels;
-    for (int first = 0; first < channels; first += kLanesOfWarp) {
-      const int c = first + warp.lane;
+    for (int first = warp.lane; first - warp.lane < channels; first += kSide * kLanesOfWarp) {
       for (int from = 0; from < cells; from += CellSums<sum_t>::kCells) {
         const CellSums<sum_t> sums(warp, from, cells);
         warp.over_taps<Tap>(
-            s.d.taps(), first == 0 && from == 0, [&](int k) { return s.tap(begin + i, k); },
+            s.d.taps(), first == warp.lane && from == 0, [&](int k) { return s.tap(begin + i, k); },
             [&](const Tap& tap, int) {
-              if (c < channels && !s.misses(tap)) sums.add(tap, s.read(tap, c));
+              if (s.misses(tap)) return;
+              sum_t values[kSide];
+#pragma unroll
+              for (int v = 0; v < kSide; ++v) {
+                const int c = first + v * kLanesOfWarp;
+                values[v] = c < channels ? s.read(tap, c) : sum_t(0);
+              }
+              sums.add(tap, values);
             });
-        if (c >= channels) continue;
-        for (int cell = from; cell < sums.end; ++cell)
-          own[cell * channels + c] = static_cast<scalar_t>(sums.at(cell));
+#pragma unroll
+        for (int v = 0; v < kSide; ++v) {
+          const int c = first + v * kLanesOfWarp;
+          if (c >= channels) continue;
+          for (int n = 0; n < sums.count; ++n)
+            own[(from + n) * channels + c] = static_cast<scalar_t>(sums.at(n, v));
+        }
       }
     }
   }
@@ -202,16 +226,25 @@ struct DkInputGrad {
     const auto& d = g.s.d;
     const int own = first_pixel + i;
     const auto pixel = Location<int>::of(own, d.map.y.size, d.map.x.size);
-    for (int first = 0; first < d.channels; first += kLanesOfWarp) {
-      const int c = first + warp.lane;
-      sum_t total = 0;
+    const int channels = d.channels;
+    for (int first = warp.lane; first - warp.lane < channels; first += kSide * kLanesOfWarp) {
+      sum_t totals[kSide] = {};
       warp.over_taps<Entry>(
-          d.taps(), first == 0, [&](int k) { return entry(pixel, k); },
+          d.taps(), first == warp.lane, [&](int k) { return entry(pixel, k); },
           [&](const Entry& entry, int) {
-            if (c < d.channels && entry.arriving.space != nullptr)
-              total += entry.arriving.at(c) * g.s.weight(entry.tap, entry.arriving.space, c);
+            if (entry.arriving.space == nullptr) return;
+#pragma unroll
+            for (int v = 0; v < kSide; ++v) {
+              const int c = first + v * kLanesOfWarp;
+              if (c < channels)
+                totals[v] += entry.arriving.at(c) * g.s.weight(entry.tap, entry.arriving.space, c);
+            }
           });
-      if (c < d.channels) grad_input[static_cast<int64_t>(own) * d.channels + c] += total;
+#pragma unroll
+      for (int v = 0; v < kSide; ++v) {
+        const int c = first + v * kLanesOfWarp;
+        if (c < channels) grad_input[static_cast<int64_t>(own) * channels + c] += totals[v];
+      }
     }
   }
 };
@@ -261,8 +294,8 @@ struct DkOffsetGrad {
     const auto& d = g.s.d;
     const int j = g.begin + i, n = j / d.locations(), channels = d.channels;
     const auto arriving = g.arriving(j);
-    const int64_t locations = d.locations();
-    const int64_t own = int64_t(2) * n * d.taps() * locations + j - n * d.locations();
+    const int locations = d.locations();
+    const int64_t own = static_cast<int64_t>(2 * n * d.taps()) * locations + j - n * locations;
     warp.over_taps<Tap>(
         d.taps(), true, [&](int k) { return g.s.tap(j, k); },
         [&](const Tap& tap, int k) {
@@ -290,7 +323,7 @@ struct DkOffsetGrad {
             data_x = Warp::sum(data_x);
           }
           if (warp.lane != 0) return;
-          const int64_t at = own + 2 * k * locations;
+          const int64_t at = own + static_cast<int64_t>(2 * k) * locations;
           grad_offsets[at] = tap.space.moves_y ? y : sum_t(0);
           grad_offsets[at + locations] = tap.space.moves_x ? x : sum_t(0);
           if constexpr (HAS_DATA_OFFSETS) {
@@ -302,7 +335,7 @@ struct DkOffsetGrad {
 };
 
 // Gradient of the kernel space: one partial sum per piece of a few locations; the caller adds them.
-// Work items are 32 channels of a piece.
+// Work items are kSide * 32 channels of a piece.
 template <typename scalar_t, typename sum_t, bool HAS_DATA_OFFSETS>
 struct DkSpaceGrad {
   typedef DeformableTap<sum_t> Tap;
@@ -310,11 +343,14 @@ struct DkSpaceGrad {
   sum_t* parts;   // (pieces, cell, C)
   int locations;  // of a piece
 
+  static constexpr int kChannels = kSide * kLanesOfWarp;
+
   __device__ void operator()(int i, const Warp& warp) const {
     const auto& d = g.s.d;
-    const int chunks = (d.channels - 1) / kLanesOfWarp + 1, piece = i / chunks;
-    const int c = (i - piece * chunks) * kLanesOfWarp + warp.lane, cells = d.cells();
-    sum_t* const own = parts + static_cast<int64_t>(piece) * cells * d.channels;
+    const int channels = d.channels, cells = d.cells();
+    const int chunks = (channels - 1) / kChannels + 1, piece = i / chunks;
+    const int first = (i - piece * chunks) * kChannels + warp.lane;
+    sum_t* const own = parts + static_cast<int64_t>(piece) * cells * channels;
     const int last = min((piece + 1) * locations, g.end);
     for (int from = 0; from < cells; from += CellSums<sum_t>::kCells) {
       const CellSums<sum_t> sums(warp, from, cells);
@@ -323,12 +359,22 @@ struct DkSpaceGrad {
         warp.over_taps<Tap>(
             d.taps(), true, [&](int k) { return g.s.tap(j, k); },
             [&](const Tap& tap, int) {
-              if (c < d.channels && !g.s.misses(tap))
-                sums.add(tap, arriving.at(c) * g.s.read(tap, c));
+              if (g.s.misses(tap)) return;
+              sum_t values[kSide];
+#pragma unroll
+              for (int v = 0; v < kSide; ++v) {
+                const int c = first + v * kLanesOfWarp;
+                values[v] = c < channels ? arriving.at(c) * g.s.read(tap, c) : sum_t(0);
+              }
+              sums.add(tap, values);
             });
       }
-      if (c >= d.channels) continue;
-      for (int cell = from; cell < sums.end; ++cell) own[cell * d.channels + c] = sums.at(cell);
+#pragma unroll
+      for (int v = 0; v < kSide; ++v) {
+        const int c = first + v * kLanesOfWarp;
+        if (c >= channels) continue;
+        for (int n = 0; n < sums.count; ++n) own[(from + n) * channels + c] = sums.at(n, v);
+      }
     }
   }
 };
@@ -470,7 +516,7 @@ struct DkOperators {
         typedef decltype(sum) sum_t;
         constexpr bool HAS_DATA_OFFSETS = decltype(moved)::value;
         OnCuda::warps(
-            parts.size(0) * ((d.channels + kLanesOfWarp - 1) / kLanesOfWarp),
+            parts.size(0) * ((d.channels - 1) / (kSide * kLanesOfWarp) + 1),
             CellSums<sum_t>::bytes(d.cells()),
             DkSpaceGrad<scalar_t, sum_t, HAS_DATA_OFFSETS>{
                 {floats.template sampling<scalar_t, sum_t, HAS_DATA_OFFSETS>(d, x),

@@ -78,7 +78,10 @@ struct Warp {
     for (int first = 0; first < taps; first += kLanesOfWarp) {
       if (anew || taps > kLanesOfWarp) entries = prepare<Entry>(first, taps, entry);
       const int held = min(taps - first, kLanesOfWarp);
-      for (int k = 0; k < held; ++k) use(entries[k], first + k);
+      for (int k = 0; k < held; ++k) {
+        const Entry own = entries[k];
+        use(own, first + k);
+      }
     }
   }
 };
