@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..ops.condconv import mix_experts
 from ..ops.dispatch import in_full_precision
 from ..ops.dk import dk_conv2d
+from ..ops.full_precision import conv2d_in_full_precision
 from ..ops.geometry import without_groups
 from ..ops.interpolation import linear_coefficients
 from .arguments import int_tuple, one_of, positive_int
@@ -183,11 +184,11 @@ class DeformableKernelConv2d(LearnableConv2d):
             offsets = offsets[..., None, None]
         else:
             parameters = self.offset_weight, self.offset_bias
-            offsets = in_full_precision(F.conv2d, padded, *parameters, *without_groups(geometry))
+            offsets = conv2d_in_full_precision(padded, *parameters, *without_groups(geometry))
         moved = None
         if self.data_offset:
             parameters = self.data_offset_weight, self.data_offset_bias
-            moved = in_full_precision(F.conv2d, padded, *parameters, *without_groups(geometry))
+            moved = conv2d_in_full_precision(padded, *parameters, *without_groups(geometry))
 
         def convolve(images: slice, space: Tensor) -> Tensor:
             own = None if moved is None else moved[images]

@@ -213,6 +213,20 @@ def test_tiles_change_nothing(monkeypatch):
 
 
 @built
+def test_offsets_are_copied_once_not_in_every_tile(monkeypatch):
+    monkeypatch.setattr("mmlearnconv.ops.dk.compiled.TILE", 8 * 16)  # some locations
+    x, weight = torch.randn(2, 8, 9, 9), torch.randn(4, 8, 4, 4)
+    offsets = torch.randn(2, 18, 9, 9).to(memory_format=torch.channels_last)
+
+    def copies(offsets):
+        with torch.profiler.profile() as profile:
+            dk_conv2d(x, weight, offsets, 3, padding=1, data_offsets=offsets)
+        return sum(event.name == "aten::copy_" for event in profile.events())
+
+    assert copies(offsets) - copies(offsets.contiguous()) == 2
+
+
+@built
 def test_offsets_that_are_no_numbers_read_within_bounds():
     """A diverged generator must not crash the process."""
     x, weight, offsets = (t.float() for t in tensors_of(CASE | dict(moved=False)))
