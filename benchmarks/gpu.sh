@@ -18,7 +18,7 @@ build() {
     python -W error -c "
 from mmlearnconv.ops import extension
 assert extension.has_kernels_for('cuda'), 'the build has no CUDA kernels'
-assert extension.has_kernels_for('cuda', 'depthwise_forward'), 'the build is an old one'"
+assert extension.has_kernels_for('cuda', 'dke_taps'), 'the build is an old one'"
 }
 tests() { python -m pytest -q "${tests[@]}"; }
 deterministic() { MMLEARNCONV_TEST_DETERMINISTIC=1 python -m pytest -q "${tests[@]}"; }

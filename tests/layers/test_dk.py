@@ -55,3 +55,16 @@ def test_memory_of_the_local_form_does_not_grow_with_the_scope():
     with LargestTensor() as largest:
         conv(x).sum().backward()
     assert largest.numel < 64 * 81 * 96 * 96 / 5
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_no_float32_copy_of_the_map_is_kept(dtype):
+    layer = DeformableKernelConv2d(64, 64, 3, padding=1, groups=64, data_offset=True)
+    x = torch.randn(2, 64, 20, 20, requires_grad=True)
+    saved = []
+    keep = torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t)
+    with torch.autocast("cpu", dtype=dtype), keep:
+        # As after a convolution under autocast.
+        layer(x.to(dtype) * 1)
+    assert [t for t in saved if t.dtype == dtype and t.shape == x.shape]
+    assert not [t for t in saved if t.dtype == torch.float32 and t.shape == x.shape]
