@@ -72,7 +72,8 @@ class _InTiles(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         input, weight = ctx.saved_tensors
         needs = list(ctx.needs_input_grad[:3])
-        grad_input, grad_weight, grad_bias = [], 0, 0
+        grad_input = []
+        grad_weight, grad_bias = torch.zeros_like(weight), weight.new_zeros(len(weight))
         step = _step(input)
         for own, tile in zip(grad.split(step), input.split(step), strict=True):
             of_tile, of_weight, of_bias = torch.ops.aten.convolution_backward(
