@@ -1,6 +1,14 @@
-"""What layers and models cost and what they learned."""
+"""What layers and models cost, what they learned and what they see."""
 
 from .complexity import Complexity, count_complexity
+from .receptive_field import areas, centred, contribution
 from .search_path import search_path
 
-__all__ = ["Complexity", "count_complexity", "search_path"]
+__all__ = [
+    "Complexity",
+    "areas",
+    "centred",
+    "contribution",
+    "count_complexity",
+    "search_path",
+]

@@ -10,11 +10,13 @@ from .config import (
     use_auto_scale_lr,
 )
 from .data import check_data, set_data_root
+from .models import build_model
 from .run import run
 
 __all__ = [
     "add_trust_option",
     "argument_parser",
+    "build_model",
     "check_data",
     "draw_predictions",
     "dump_predictions",

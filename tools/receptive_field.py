@@ -1,0 +1,223 @@
+"""Effective receptive fields of models, side by side: a table and pictures.
+
+python tools/receptive_field.py MODEL [MODEL ...] --out DIR [--images PATH ...] [--ann-file FILE]
+
+MODEL is a config or module:function. The table has, for 20, 30, 50 and 99 % of the contribution,
+the smallest square about the centre that holds it, as RepLKNet's analyze_erf prints: side in pixels
+and share of the area. An interrupted run goes on where it was.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import mmcv
+import numpy as np
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.utils import ProgressBar, scandir
+from torch import Tensor, nn
+
+from mmlearnconv import cli
+from mmlearnconv.analysis import areas, centred, contribution
+from mmlearnconv.engine import atomic_write
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+# Of images in RGB, where a config does not say: ImageNet's.
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+SAVE_EVERY = 10  # images
+
+
+class Place(NamedTuple):
+    """An image, or a random one's seed, and a point of it in shares of its height and width."""
+
+    image: Path | int
+    point: tuple[float, float]
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="config or module:function")
+    parser.add_argument("--out", required=True, help="folder for the table and the pictures")
+    parser.add_argument(
+        "--checkpoint", nargs="+", help="weights, one per model; '-' for none; default: none"
+    )
+    parser.add_argument(
+        "--layer", help="name of a module, as in named_modules; default: the backbone, or the model"
+    )
+    parser.add_argument("--images", nargs="+", help="files or folders; default: random images")
+    parser.add_argument(
+        "--ann-file", help="COCO annotations of the images: look at the centres of their boxes"
+    )
+    parser.add_argument("--num-images", type=int, default=50, help="at most so many; default: 50")
+    parser.add_argument(
+        "--size", type=int, default=512, help="height and width that images get; default: 512"
+    )
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="as tools/train.py")
+    cli.add_trust_option(parser)
+    return parser
+
+
+def find_places(args: argparse.Namespace) -> list[Place]:
+    """The points to look at: the centre of each image, or those of its objects."""
+    centre = 0.5, 0.5
+    if args.num_images < 1:
+        raise ValueError(f"--num-images {args.num_images}: must be 1 or more")
+    if args.size < 8:
+        raise ValueError(f"--size {args.size}: must be 8 or more")
+    if args.images is None:
+        if args.ann_file:
+            raise ValueError("--ann-file needs --images")
+        return [Place(seed, centre) for seed in range(args.num_images)]
+    files = []
+    for path in map(Path, args.images):
+        if path.is_dir():
+            files += sorted(path / name for name in scandir(str(path), SUFFIXES, True, False))
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise FileNotFoundError(f"--images {path}: does not exist")
+    files = files[: args.num_images]
+    if not files:
+        raise ValueError(f"--images {' '.join(args.images)}: no file that ends with {SUFFIXES}")
+    if args.ann_file is None:
+        return [Place(file, centre) for file in files]
+    known = json.loads(Path(args.ann_file).read_text())
+    sizes = {i["id"]: (i["file_name"], i["height"], i["width"]) for i in known["images"]}
+    points: dict[str, list[tuple[float, float]]] = {}
+    for annotation in known["annotations"]:
+        file_name, height, width = sizes[annotation["image_id"]]
+        x, y, w, h = annotation["bbox"]
+        point = (y + h / 2) / height, (x + w / 2) / width
+        points.setdefault(Path(file_name).name, []).append(point)
+    places = [Place(file, point) for file in files for point in points.get(file.name, [])]
+    if not places:
+        raise ValueError(f"--ann-file {args.ann_file}: has no box on any of {len(files)} images")
+    return places
+
+
+def load_image(place: Place, size: int, cfg: Config | None) -> Tensor:
+    """``(3, size, size)``, normalised as the config says."""
+    if isinstance(place.image, int):
+        generator = torch.Generator().manual_seed(place.image)
+        return torch.randn(3, size, size, generator=generator)
+    own: dict[str, Any] = {} if cfg is None else cfg.model.get("data_preprocessor") or {}
+    order = "rgb" if own.get("bgr_to_rgb", True) else "bgr"
+    image = mmcv.imread(place.image, channel_order=order)
+    image = mmcv.imresize(image, (size, size), interpolation="bicubic")
+    mean, std = (np.array(own.get(k) or v) for k, v in (("mean", MEAN), ("std", STD)))
+    return torch.from_numpy((image - mean) / std).permute(2, 0, 1).float()
+
+
+def measure(
+    model: nn.Module,
+    cfg: Config | None,
+    layer: nn.Module | None,
+    places: list[Place],
+    size: int,
+    state_file: Path,
+    key: str,
+) -> Tensor:
+    """The mean contribution over all places; what was done before is read from the state file."""
+    total, done = torch.zeros(size, size, dtype=torch.double), 0
+    if state_file.exists():
+        state = torch.load(state_file, weights_only=True)
+        if state["key"] == key:
+            total, done = state["total"], state["done"]
+    bar = ProgressBar(len(places) - done, file=sys.stderr) if done < len(places) else None
+    for i in range(done, len(places)):
+        point = places[i].point[0] * size, places[i].point[1] * size
+        scores = contribution(model, load_image(places[i], size, cfg), layer, point)
+        total += centred(scores.cpu().double(), point)
+        bar.update()
+        if (i + 1) % SAVE_EVERY == 0 or i + 1 == len(places):
+            with atomic_write(state_file) as temporary:
+                torch.save(dict(key=key, total=total, done=i + 1), temporary)
+    if bar is not None:
+        print(file=sys.stderr)
+    return total / len(places)
+
+
+def stamp(path: str) -> list[str | float]:
+    """What tells a file from an earlier one of its name."""
+    file = Path(path)
+    return [path, file.stat().st_mtime, file.stat().st_size] if file.is_file() else [path]
+
+
+def names_of(models: list[str]) -> Iterator[str]:
+    """A file name for each model."""
+    seen: dict[str, int] = {}
+    for model in models:
+        name = model.rpartition(":")[2] if ":" in model else Path(model).stem
+        seen[name] = seen.get(name, 0) + 1
+        yield name if seen[name] == 1 else f"{name}_{seen[name]}"
+
+
+def draw(fields: dict[str, Tensor], path: Path) -> None:
+    """One panel per model, on one scale."""
+    figure, axes = plt.subplots(
+        1, len(fields), figsize=(4 * len(fields) + 1, 4), squeeze=False, layout="constrained"
+    )
+    logs = {name: (scores + 1).log10() for name, scores in fields.items()}
+    for axis, (name, scores) in zip(axes[0], logs.items(), strict=True):
+        shares = (scores / scores.max().clamp_min(1e-30)).numpy()
+        picture = axis.imshow(shares, cmap="YlGn", vmin=0, vmax=1)
+        axis.set(title=name, xlabel="column (pixels)", ylabel="row (pixels)")
+    figure.colorbar(picture, ax=list(axes[0]), label="log10(contribution + 1), largest = 1")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def main() -> None:
+    args = arguments().parse_args()
+    try:
+        places = find_places(args)
+        checkpoints = args.checkpoint or ["-"] * len(args.models)
+        if len(checkpoints) != len(args.models):
+            raise ValueError(
+                f"--checkpoint: {len(checkpoints)} for {len(args.models)} models; must be as many"
+            )
+        out = Path(args.out)
+        out.mkdir(parents=True, exist_ok=True)
+        fields, table = {}, {}
+        for name, spec, file in zip(names_of(args.models), args.models, checkpoints, strict=True):
+            checkpoint = None if file == "-" else file
+            torch.manual_seed(0)
+            model, cfg = cli.build_model(spec, checkpoint, args.cfg_options, args.trust_checkpoint)
+            model.requires_grad_(False)
+            modules = dict(model.named_modules())
+            if args.layer is not None and args.layer not in modules:
+                raise ValueError(f"--layer {args.layer}: is no module of {spec}")
+            layer = None if args.layer is None else modules[args.layer]
+            key = json.dumps(
+                [stamp(spec), stamp(file), args.layer, args.size, args.cfg_options]
+                + [str(place) for place in places]
+            )
+            print(f"{name}: {len(places)} points", file=sys.stderr)
+            state_file = out / f"{name}.state.pt"
+            fields[name] = measure(model, cfg, layer, places, args.size, state_file, key)
+            table[name] = areas(fields[name])
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    draw(fields, out / "receptive_field.png")
+    with atomic_write(out / "receptive_field.json") as temporary:
+        found = {name: [a and a._asdict() for a in row] for name, row in table.items()}
+        temporary.write_text(json.dumps(found, indent=1))
+    print("| model | 20 % | 30 % | 50 % | 99 % |\n| --- | --- | --- | --- | --- |")
+    for name, row in table.items():
+        cells = ["none" if a is None else f"{a.side} ({100 * a.ratio:.1f} %)" for a in row]
+        print(f"| {name} | {' | '.join(cells)} |")
+    print(f"side in pixels (share of the area) of {args.size} x {args.size}; pictures in {out}")
+
+
+if __name__ == "__main__":
+    main()
