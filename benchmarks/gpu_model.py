@@ -125,7 +125,21 @@ class Product:
         return 1e3 * max(macs / peak, self.bytes / card.bandwidth)
 
 
-Work = Sequence[Kernel | Product]
+@dataclass(frozen=True)
+class Fused:
+    """A product whose columns stay on the chip, as in a library's convolution."""
+
+    product: Product
+    bytes: float
+
+    def ms(self, card: Card, tf32: bool = False) -> float:
+        """Predicted milliseconds on a card."""
+        macs = self.product.rows * self.product.inner * self.product.columns
+        peak = card.tf32_macs if tf32 else card.macs
+        return 1e3 * max(macs / peak, self.bytes / card.bandwidth)
+
+
+Work = Sequence[Kernel | Product | Fused]
 
 
 def _whole_tiles(size: int, most: int, own: int) -> int:
@@ -171,29 +185,9 @@ PER_TAP = LOCATIONS * CHANNELS * TAPS
 
 
 def plain() -> tuple[Work, Work]:
-    """Forward and backward of the plain convolution: products, with no columns in memory."""
-    forward = Kernel("", 1, 0, Step(0, 0), 2 * MAP)
-    product = Product("plain 3x3", LOCATIONS, TAPS * CHANNELS, CHANNELS)
-    own = _Fused(product, forward.bytes)
+    """The plain convolution, forward and backward."""
+    own = Fused(Product("plain 3x3", LOCATIONS, TAPS * CHANNELS, CHANNELS), 2 * MAP)
     return [own], [own, own]
-
-
-@dataclass(frozen=True)
-class _Fused:
-    """A product whose columns stay on the chip."""
-
-    product: Product
-    bytes: float
-    launches: int = 1
-
-    @property
-    def name(self) -> str:
-        return self.product.name
-
-    def ms(self, card: Card, tf32: bool = False) -> float:
-        macs = self.product.rows * self.product.inner * self.product.columns
-        peak = card.tf32_macs if tf32 else card.macs
-        return 1e3 * max(macs / peak, self.bytes / card.bandwidth)
 
 
 def dke(steps: dict[str, Step]) -> tuple[Work, Work]:
