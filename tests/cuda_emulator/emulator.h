@@ -10,7 +10,13 @@
 // threads of a block at different barriers, a lane that its warp waits for and that has ended.
 #pragma once
 
+// With PyTorch, its profiler counts launches.
+#if __has_include(<ATen/record_function.h>)
 #include <ATen/record_function.h>
+#define MMLC_RECORD_LAUNCH() RECORD_FUNCTION("cudaLaunchKernel", {})
+#else
+#define MMLC_RECORD_LAUNCH()
+#endif
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -436,7 +442,7 @@ struct cudaLaunchConfig_t {
 template <typename... Parameters, typename... Arguments>
 int cudaLaunchKernelEx(
     const cudaLaunchConfig_t* config, void (*kernel)(Parameters...), Arguments&&... arguments) {
-  RECORD_FUNCTION("cudaLaunchKernel", {});
+  MMLC_RECORD_LAUNCH();
   const std::tuple<Parameters...> values(std::forward<Arguments>(arguments)...);
   emulator::run(config->gridDim, config->blockDim, config->dynamicSmemBytes, [&] {
     std::apply(kernel, values);
