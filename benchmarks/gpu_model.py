@@ -110,11 +110,13 @@ class Product:
     rows: float
     inner: float
     columns: float
-    launches: int = 1
+    traffic: float | None = None  # bytes, if not all three matrices once
 
     @property
     def bytes(self) -> float:
-        """All three matrices once."""
+        """Traffic with memory."""
+        if self.traffic is not None:
+            return self.traffic
         sizes = self.rows * self.inner, self.inner * self.columns, self.rows * self.columns
         return 4 * sum(sizes)
 
@@ -125,21 +127,7 @@ class Product:
         return 1e3 * max(macs / peak, self.bytes / card.bandwidth)
 
 
-@dataclass(frozen=True)
-class Fused:
-    """A product whose columns stay on the chip, as in a library's convolution."""
-
-    product: Product
-    bytes: float
-
-    def ms(self, card: Card, tf32: bool = False) -> float:
-        """Predicted milliseconds on a card."""
-        macs = self.product.rows * self.product.inner * self.product.columns
-        peak = card.tf32_macs if tf32 else card.macs
-        return 1e3 * max(macs / peak, self.bytes / card.bandwidth)
-
-
-Work = Sequence[Kernel | Product | Fused]
+Work = Sequence[Kernel | Product]
 
 
 def _whole_tiles(size: int, most: int, own: int) -> int:
@@ -186,8 +174,18 @@ PER_TAP = LOCATIONS * CHANNELS * TAPS
 
 def plain() -> tuple[Work, Work]:
     """The plain convolution, forward and backward."""
-    own = Fused(Product("plain 3x3", LOCATIONS, TAPS * CHANNELS, CHANNELS), 2 * MAP)
+    # A library's columns stay on the chip.
+    own = Product("plain 3x3", LOCATIONS, TAPS * CHANNELS, CHANNELS, traffic=2 * MAP)
     return [own], [own, own]
+
+
+def products(name: str, inner: int) -> tuple[Product, Product, Product]:
+    """Columns times the weight, and the gradients of both."""
+    return (
+        Product(f"{name}, product", LOCATIONS, inner, CHANNELS),
+        Product(f"{name}, gradient of the columns", LOCATIONS, CHANNELS, inner),
+        Product(f"{name}, gradient of the weight", inner, LOCATIONS, CHANNELS),
+    )
 
 
 def dke(steps: dict[str, Step]) -> tuple[Work, Work]:
@@ -196,11 +194,10 @@ def dke(steps: dict[str, Step]) -> tuple[Work, Work]:
     taps = PER_TAP * 25 * math.ceil(3800 / 1024) * 1024 / 3800
     values = taps * 32 / 25
     columns = Kernel("DKE, columns", 1, taps, steps["taps"], (1 + TAPS) * MAP)
-    product = Product("DKE, product", LOCATIONS, TAPS * CHANNELS, CHANNELS)
+    product, *gradients = products("DKE", TAPS * CHANNELS)
     backward = [
         columns,
-        Product("DKE, gradient of the columns", LOCATIONS, CHANNELS, TAPS * CHANNELS),
-        Product("DKE, gradient of the weight", TAPS * CHANNELS, LOCATIONS, CHANNELS),
+        *gradients,
         Kernel("DKE, input gradient", 1, taps, steps["taps input"], (1 + TAPS) * MAP),
         # In registers for 32 values, of which 25 are there.
         Kernel("DKE, gradient of the values", 2, values, steps["taps values"], (1 + TAPS) * MAP),
@@ -211,11 +208,10 @@ def dke(steps: dict[str, Step]) -> tuple[Work, Work]:
 def dk_dense(steps: dict[str, Step], cells: int = 16) -> tuple[Work, Work]:
     """Local, a kernel space of 4x4."""
     columns = Kernel("DK, columns", 1, PER_TAP, steps["dk columns"], (1 + cells) * MAP)
-    product = Product("DK, product", LOCATIONS, cells * CHANNELS, CHANNELS)
+    product, *gradients = products("DK", cells * CHANNELS)
     backward = [
         columns,
-        Product("DK, gradient of the columns", LOCATIONS, CHANNELS, cells * CHANNELS),
-        Product("DK, gradient of the weight", cells * CHANNELS, LOCATIONS, CHANNELS),
+        *gradients,
         Kernel("DK, input gradient", 1, PER_TAP, steps["dk dense input"], (1 + cells) * MAP),
         Kernel("DK, offsets' gradient", 1, PER_TAP, steps["dk dense offsets"], (1 + cells) * MAP),
     ]
@@ -242,13 +238,12 @@ def plain_depthwise() -> tuple[Work, Work]:
 def drconv(steps: dict[str, Step]) -> tuple[Work, Work]:
     """Factorised, 8 regions, without a base kernel."""
     gather = Kernel("DRConv, gathering", 1, PER_TAP, steps["drconv gather"], 3 * MAP)
-    product = Product("DRConv, product", LOCATIONS, 2 * CHANNELS, CHANNELS)
+    product, *gradients = products("DRConv", 2 * CHANNELS)
     responses = 2 * REGIONS * CHANNELS
-    inner, products = PER_TAP * REGIONS, (1 + responses / CHANNELS) * MAP
+    inner, traffic = PER_TAP * REGIONS, (1 + responses / CHANNELS) * MAP
     backward = [
         gather,
-        Product("DRConv, gradient of the rows", LOCATIONS, CHANNELS, 2 * CHANNELS),
-        Product("DRConv, gradient of the filters", 2 * CHANNELS, LOCATIONS, CHANNELS),
+        *gradients,
         Kernel("DRConv, input gradient", 1, PER_TAP, steps["drconv input"], 3 * MAP),
         Kernel("DRConv, pattern's gradient", 2, PER_TAP, steps["drconv pattern"], 3 * MAP),
         Product("DRConv, responses", LOCATIONS, CHANNELS, responses),
@@ -257,7 +252,7 @@ def drconv(steps: dict[str, Step]) -> tuple[Work, Work]:
             1,
             inner,
             steps["drconv inner"],
-            products,
+            traffic,
         ),
     ]
     return [gather, product], backward

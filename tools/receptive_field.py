@@ -163,7 +163,7 @@ def names_of(models: list[str]) -> Iterator[str]:
 
 
 def draw(fields: dict[str, Tensor], path: Path) -> None:
-    """One panel per model, on one scale."""
+    """One panel per model, each relative to its largest value."""
     figure, axes = plt.subplots(
         1, len(fields), figsize=(4 * len(fields) + 1, 4), squeeze=False, layout="constrained"
     )

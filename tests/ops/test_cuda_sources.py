@@ -35,13 +35,17 @@ MULTIPLY_ADDS = {
 }
 
 
+def skip_without_compiler():
+    if shutil.which("nvcc") is None or nvdisasm() is None:
+        assert os.environ.get("CI") != "true", "nvcc or nvdisasm is missing"
+        pytest.skip("there is no nvcc, or no nvdisasm: pip install nvidia-cuda-nvdisasm")
+
+
 @pytest.mark.parametrize("architecture", [80, 90], ids="sm_{}".format)
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 def test_machine_code(source, architecture, tmp_path):
     """No spills, no local memory; inner loops that multiply and add, with 32-bit indices."""
-    if shutil.which("nvcc") is None or nvdisasm() is None:
-        assert os.environ.get("CI") != "true", "nvcc or nvdisasm is missing"
-        pytest.skip("there is no nvcc, or no nvdisasm: pip install nvidia-cuda-nvdisasm")
+    skip_without_compiler()
     kernels = compile_kernels(source, architecture, tmp_path)
     assert kernels
     for name, kernel in kernels.items():
@@ -70,8 +74,7 @@ __global__ void divided(long* out, const long* in, long n, int count) {
 
 
 def test_planted_64_bit_arithmetic_is_found(tmp_path):
-    if shutil.which("nvcc") is None or nvdisasm() is None:
-        pytest.skip("there is no nvcc, or no nvdisasm")
+    skip_without_compiler()
     source = tmp_path / "loops.cu"
     source.write_text(LOOPS)
     kernels = compile_kernels(source, 90, tmp_path)

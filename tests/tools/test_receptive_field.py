@@ -12,8 +12,6 @@ from torch import nn
 from mmlearnconv import cli
 from tests.conftest import ROOT
 
-DATA = ROOT.parent / "shared/data/tiny_coco"
-
 
 def box(kernel):
     conv = nn.Conv2d(3, 1, kernel, padding=kernel // 2, bias=False)
@@ -78,19 +76,18 @@ def test_two_models_side_by_side_and_an_interrupted_run_goes_on(tmp_path, recept
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not DATA.is_dir(), reason="there are no real images")
-def test_a_detector_at_the_centres_of_objects(tmp_path, receptive_field):
+def test_a_detector_at_the_centres_of_objects(tmp_path, receptive_field, tiny_coco):
     images = tmp_path / "images with spaces"
     images.mkdir()
-    for path in sorted((DATA / "val2017").iterdir())[:2]:
+    for path in sorted((tiny_coco / "val2017").iterdir())[:2]:
         shutil.copy(path, images)
     said = receptive_field(
         *("configs/quickstart_mask_rcnn_dcls.py", "--images", images, "--size", 64),
-        *("--ann-file", DATA / "annotations/instances_val2017.json", "--out", tmp_path),
+        *("--ann-file", tiny_coco / "annotations/instances_val2017.json", "--out", tmp_path),
         *("--layer", "neck.fpn_convs.0.conv"),
     )
     assert "| quickstart_mask_rcnn_dcls | " in said
-    points = json.loads((DATA / "annotations/instances_val2017.json").read_text())
+    points = json.loads((tiny_coco / "annotations/instances_val2017.json").read_text())
     names = {path.name for path in images.iterdir()}
     known = {image["id"] for image in points["images"] if image["file_name"] in names}
     count = sum(a["image_id"] in known for a in points["annotations"])
