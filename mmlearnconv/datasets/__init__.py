@@ -1,5 +1,5 @@
 """The embedded data set."""
 
-from .shapes import ShapesDataset, ShapesSegDataset, make_shapes, shapes_root
+from .shapes import ShapesDataset, ShapesSegDataset, Style, make_shapes, shapes_root
 
-__all__ = ["ShapesDataset", "ShapesSegDataset", "make_shapes", "shapes_root"]
+__all__ = ["ShapesDataset", "ShapesSegDataset", "Style", "make_shapes", "shapes_root"]

@@ -4,8 +4,10 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -22,13 +24,29 @@ _MIN_VISIBLE_SHARE = 0.5
 _MIN_VISIBLE_PIXELS = 40
 
 
+class Style(NamedTuple):
+    """How the objects of a split are drawn.
+
+    Args:
+        radii: from and to, in pixels; logarithms are uniform. Default: 11 to 40.
+        turns: from and to, in radians; uniform. Default: any.
+    """
+
+    radii: tuple[float, float] = (11, 40)
+    turns: tuple[float, float] = (0, 2 * np.pi)
+
+
 def shapes_root() -> Path:
     """Where Shapes is cached: ``$XDG_CACHE_HOME/mmlearnconv/shapes``, or below ``~/.cache``."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "mmlearnconv" / "shapes"
 
 
-def make_shapes(root: str | Path | None = None, splits: dict[str, int] = SPLITS) -> Path:
+def make_shapes(
+    root: str | Path | None = None,
+    splits: Mapping[str, int] = SPLITS,
+    styles: Mapping[str, Style] = MappingProxyType({}),
+) -> Path:
     """Draw the data set unless it is there already; the same pixels on every machine.
 
     The folder gets ``{train,val}/*.png``, ``annotations/{train,val}.json`` (COCO instances: boxes,
@@ -39,6 +57,7 @@ def make_shapes(root: str | Path | None = None, splits: dict[str, int] = SPLITS)
     Args:
         root: the folder. Default: :func:`shapes_root`.
         splits: number of images per split. Default: 1200 in ``train``, 100 in ``val``.
+        styles: how the objects of a split are drawn. Default: ``Style()`` for each.
 
     Returns:
         Path: the folder.
@@ -59,7 +78,8 @@ def make_shapes(root: str | Path | None = None, splits: dict[str, int] = SPLITS)
     draft = Path(tempfile.mkdtemp(prefix=".shapes-", dir=root.parent))
     try:
         for number, (split, count) in enumerate(splits.items()):
-            _draw_split(draft, split, count, _SEED + number)
+            style = styles.get(split, Style())
+            _draw_split(draft, split, count, _SEED + number, style)
         draft.chmod(0o755)
         draft.rename(root)
     except OSError:
@@ -102,12 +122,12 @@ def ShapesSegDataset(data_root: str | None = None, **kwargs: Any):  # noqa: N802
 ShapesDataset.makes_its_data = ShapesSegDataset.makes_its_data = True
 
 
-def _draw_split(root: Path, split: str, count: int, seed: int) -> None:
+def _draw_split(root: Path, split: str, count: int, seed: int, style: Style) -> None:
     for folder in (root / split, root / "labels" / split, root / "annotations"):
         folder.mkdir(parents=True, exist_ok=True)
     images, annotations = [], []
     for index in range(count):
-        image, labels, objects = draw_image(np.random.default_rng((seed, index)))
+        image, labels, objects = draw_image(np.random.default_rng((seed, index)), style)
         name = f"{index:05d}.png"
         for path, pixels in (
             (root / split / name, image),
@@ -136,7 +156,7 @@ def _draw_split(root: Path, split: str, count: int, seed: int) -> None:
 
 
 def draw_image(
-    rng: np.random.Generator,
+    rng: np.random.Generator, style: Style
 ) -> tuple[np.ndarray, np.ndarray, list[tuple[int, np.ndarray, bool]]]:
     """One image (H, W, 3), its label map (H, W), and (kind, visible mask, crowd) per object."""
     image = _texture(rng)
@@ -155,12 +175,13 @@ def draw_image(
         centre = rng.uniform(30, IMAGE_SIZE - 30, 2)
         mask = np.zeros((IMAGE_SIZE, IMAGE_SIZE), bool)
         for _ in range(12):
-            mask |= _shape(kind, centre + rng.normal(0, 12, 2), rng.uniform(4, 7), rng)
+            place = centre + rng.normal(0, 12, 2)
+            mask |= _shape(kind, place, rng.uniform(4, 7), rng, style.turns)
         add(kind, mask, True)
     for _ in range(int(rng.integers(2, 6))):
         kind = int(rng.integers(len(KINDS)))
-        radius = float(np.exp(rng.uniform(np.log(11), np.log(40))))
-        mask = _shape(kind, rng.uniform(8, IMAGE_SIZE - 8, 2), radius, rng)
+        radius = float(np.exp(rng.uniform(*np.log(style.radii))))
+        mask = _shape(kind, rng.uniform(8, IMAGE_SIZE - 8, 2), radius, rng, style.turns)
         if mask.sum() < _MIN_VISIBLE_PIXELS or not _leaves_others_visible(mask, owner, drawn):
             continue
         add(kind, mask, False)
@@ -197,7 +218,13 @@ def _texture(rng: np.random.Generator) -> np.ndarray:
     return rng.uniform(30, 225, 3) + pattern[..., None] * rng.uniform(0.6, 1, 3)
 
 
-def _shape(kind: int, centre: np.ndarray, radius: float, rng: np.random.Generator) -> np.ndarray:
+def _shape(
+    kind: int,
+    centre: np.ndarray,
+    radius: float,
+    rng: np.random.Generator,
+    turns: tuple[float, float],
+) -> np.ndarray:
     """Mask of one shape, turned and stretched at random."""
     angle = np.linspace(0, 2 * np.pi, 48, endpoint=False)
     if KINDS[kind] == "ellipse":
@@ -211,14 +238,14 @@ def _shape(kind: int, centre: np.ndarray, radius: float, rng: np.random.Generato
     elif KINDS[kind] == "cross":
         a, b = 1.0, 0.32
         quarter = np.array([(b, a), (b, b), (a, b)])
-        turns = [np.array([[c, -s], [s, c]]) for c, s in ((1, 0), (0, -1), (-1, 0), (0, 1))]
-        outline = np.concatenate([quarter @ turn.T for turn in turns])
+        quarters = [np.array([[c, -s], [s, c]]) for c, s in ((1, 0), (0, -1), (-1, 0), (0, 1))]
+        outline = np.concatenate([quarter @ turn.T for turn in quarters])
     elif KINDS[kind] == "rectangle":
         outline = np.array([(1, 0.55), (-1, 0.55), (-1, -0.55), (1, -0.55)])
     else:
         turn = 2 * np.pi * np.arange(3) / 3
         outline = np.stack([np.cos(turn), np.sin(turn)], 1)
-    turn, stretch = rng.uniform(0, 2 * np.pi), rng.uniform(0.65, 1)
+    turn, stretch = rng.uniform(*turns), rng.uniform(0.65, 1)
     rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     points = outline * radius * (1, stretch) @ rotation.T + centre
     mask = np.zeros((IMAGE_SIZE, IMAGE_SIZE), np.uint8)

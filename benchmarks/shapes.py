@@ -1,0 +1,255 @@
+"""Do the operators help? The same small models on Shapes with each of them, over several seeds.
+
+python benchmarks/shapes.py detection|segmentation|finetuning [--kinds K ...] [--seeds N ...]
+    [--jobs N] [--out DIR]
+
+``detection`` trains the quickstart's Mask R-CNN and ``segmentation`` an UPerNet from scratch, in
+which all 3x3 convolutions of the ResNet-18's last three stages are of one kind. ``finetuning``
+trains the plain detector of the same seed on, plain or with them swapped. Models train on objects
+that are upright to 20 degrees and have radii of 14 to 30 pixels; "seen" are new images of that
+kind, "unseen" have any rotation and radii of 7 to 14 or 30 to 60 pixels. Every run is a process of
+its own with one thread; its result is kept, so that a second call runs what is missing and prints.
+"""
+
+import argparse
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from mmengine.utils import mkdir_or_exist
+from torch import nn
+
+from mmlearnconv.analysis import count_complexity
+from mmlearnconv.datasets import Style, make_shapes, shapes_root
+from mmlearnconv.datasets.shapes import IMAGE_SIZE
+from mmlearnconv.engine import atomic_write
+from mmlearnconv.registry import CONV_LAYERS
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+DETECTION = CONFIGS / "quickstart_mask_rcnn_dcls.py"
+SEGMENTATION = CONFIGS / "_base_" / "upernet_shapes.py"
+SPLITS = dict(train=1200, val=200, small=100, large=100)
+UPRIGHT = math.radians(20)
+STYLES = dict(
+    train=Style((14, 30), (-UPRIGHT, UPRIGHT)),
+    val=Style((14, 30), (-UPRIGHT, UPRIGHT)),
+    small=Style((7, 14)),
+    large=Style((30, 60)),
+)
+ITERATIONS = dict(detection=300, segmentation=300, finetuning=150)
+LAYERS = "backbone.layer[234].*.conv[12]"
+KINDS: dict[str, dict[str, Any] | None] = {
+    "plain": None,
+    "dilated": dict(type="DilatedConv2d"),
+    "DCNv2": dict(type="DCNv2"),
+    "CondConv": dict(type="CondConv"),
+    "DCLS": dict(type="DCLS"),
+    "DK": dict(type="DK"),
+    "DKE": dict(type="DKE"),
+    "CoC": dict(type="CoC"),
+    "DRConv": dict(type="DRConv"),
+}
+# As conv_cfg builds it; a swap has an element per cell, to compute the same as the plain kernel.
+DCLS_FROM_SCRATCH = dict(kernel_count=5, position_init="grid")
+METRICS = {
+    "detection": ("bbox_mAP", "bbox_mAP_s", "bbox_mAP_m", "bbox_mAP_l", "segm_mAP"),
+    "segmentation": ("mIoU",),
+}
+METRICS["finetuning"] = METRICS["detection"]
+
+
+@CONV_LAYERS.register_module()
+class DilatedConv2d(nn.Conv2d):
+    """``nn.Conv2d`` with twice the dilation and padding."""
+
+    def __init__(self, *args: Any, padding: Any = 0, dilation: Any = 1, **kwargs: Any) -> None:
+        padding, dilation = ([2 * n for n in v] for v in (padding, dilation))
+        super().__init__(*args, padding=padding, dilation=dilation, **kwargs)
+
+
+class StepTime(Hook):
+    """The median time of a training iteration."""
+
+    def before_train_iter(self, *args: Any, **kwargs: Any) -> None:
+        self.begun = time.process_time()
+
+    def after_train_iter(self, *args: Any, **kwargs: Any) -> None:
+        self.times.append(time.process_time() - self.begun)
+
+    def before_train(self, runner: Runner) -> None:
+        self.times: list[float] = []
+
+
+def data_root() -> Path:
+    """The data set of this benchmark, drawn at first use."""
+    return make_shapes(shapes_root().parent / "shapes_upright", SPLITS, STYLES)
+
+
+def config(task: str, kind: str, seed: int, out: Path) -> Config:
+    """What one run trains."""
+    segmentation = task == "segmentation"
+    cfg = Config.fromfile(SEGMENTATION if segmentation else DETECTION)
+    if not segmentation:
+        cfg.model.backbone.conv_cfg = None
+    if KINDS[kind] is not None:
+        conv = dict(KINDS[kind])
+        if kind == "DCLS" and task != "finetuning":
+            conv.update(DCLS_FROM_SCRATCH)
+        rule = dict(pattern=LAYERS, conv=conv, kernel_size=3)
+        cfg.model.update(type="SwapConv", target=cfg.model.type, swaps=[rule])
+    if task == "finetuning":
+        trained = out / "detection" / f"plain-{seed}" / f"iter_{ITERATIONS['detection']}.pth"
+        if not trained.is_file():
+            raise FileNotFoundError(f"{trained}: run detection --kinds plain --seeds {seed} first")
+        cfg.load_from = str(trained)
+        cfg.optim_wrapper.optimizer.lr /= 4
+    last = ITERATIONS[task]
+    cfg.train_cfg.max_iters = last
+    cfg.param_scheduler[1].end = last
+    cfg.default_hooks.checkpoint.interval = last
+    cfg.randomness = dict(seed=seed)
+    root = str(data_root())
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        loader.update(num_workers=0, persistent_workers=False)
+        loader.dataset.data_root = root
+    cfg.work_dir = str(out / task / f"{kind}-{seed}")
+    cfg.experiment_name = f"{task}-{kind}-{seed}"
+    return cfg
+
+
+def on_split(cfg: Config, split: str) -> None:
+    """Let tests run on this split."""
+    if cfg.default_scope == "mmseg":
+        prefix = dict(img_path=split, seg_map_path=f"labels/{split}")
+        cfg.test_dataloader.dataset.data_prefix = prefix
+        return
+    root = Path(cfg.test_dataloader.dataset.data_root)
+    ann_file = root / "annotations" / f"{split}.json"
+    cfg.test_dataloader.dataset.update(ann_file=str(ann_file), data_prefix=dict(img=f"{split}/"))
+    cfg.test_evaluator.ann_file = str(ann_file)
+
+
+def run(task: str, kind: str, seed: int, out: Path) -> None:
+    """Train and test one model; its figures go to ``figures.json`` of its folder."""
+    torch.set_num_threads(1)
+    cfg = config(task, kind, seed, out)
+    # Only tests, of every split.
+    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    on_split(cfg, "val")
+    runner = Runner.from_cfg(cfg)
+    counts = count_complexity(runner.model, (IMAGE_SIZE, IMAGE_SIZE))
+    steps = StepTime()
+    runner.register_hook(steps)
+    runner.train()
+    found: dict[str, Any] = dict(
+        parameters=counts.parameters, macs=counts.macs, step=statistics.median(steps.times)
+    )
+    for split in ("val", "small", "large"):
+        on_split(cfg, split)
+        runner._test_loop = cfg.test_cfg
+        runner._test_dataloader, runner._test_evaluator = cfg.test_dataloader, cfg.test_evaluator
+        measured = runner.test()
+        prefix = "" if task == "segmentation" else "coco/"
+        found[split] = {name: float(measured[prefix + name]) for name in METRICS[task]}
+    with atomic_write(Path(cfg.work_dir) / "figures.json") as path:
+        path.write_text(json.dumps(found))
+
+
+def run_missing(task: str, kinds: list[str], seeds: list[int], out: Path, jobs: int) -> None:
+    """Run what has no result yet, each in a process of its own."""
+
+    def start(kind: str, seed: int) -> str | None:
+        folder = out / task / f"{kind}-{seed}"
+        if (folder / "figures.json").is_file():
+            return None
+        mkdir_or_exist(folder)
+        print(f"{task} {kind} {seed} ...", file=sys.stderr, flush=True)
+        command = [sys.executable, __file__, task, "--kinds", kind, "--seeds", str(seed)]
+        with (folder / "console.log").open("w") as log:
+            done = subprocess.run(
+                [*command, "--out", str(out), "--one"],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=os.environ | dict(OMP_NUM_THREADS="1"),
+            )
+        return None if done.returncode == 0 else f"{kind} {seed} failed: see {log.name}"
+
+    # Seed by seed, so that a table can be read early.
+    wanted = [(kind, seed) for seed in seeds for kind in kinds]
+    with ThreadPoolExecutor(jobs) as pool:
+        failures = [f for f in pool.map(lambda pair: start(*pair), wanted) if f]
+    if failures:
+        sys.exit("\n".join(failures))
+
+
+def show(task: str, kinds: list[str], seeds: list[int], out: Path) -> None:
+    """The table: mean and standard deviation over the seeds."""
+    names = METRICS[task]
+    sets = ("val", "small", "large")
+    titles = dict(val="seen", small="unseen small", large="unseen large")
+    columns = [(split, name) for split in sets for name in names]
+    runs = {
+        kind: [
+            json.loads(file.read_text())
+            for seed in seeds
+            if (file := out / task / f"{kind}-{seed}" / "figures.json").is_file()
+        ]
+        for kind in kinds
+    }
+    # A size that a split has no object of has -1.
+    columns = [
+        (split, name)
+        for split, name in columns
+        if any(f[split][name] >= 0 for found in runs.values() for f in found)
+    ]
+    head = ["model", "seeds", "parameters (M)", "multiply-adds (G)", "step (s)"]
+    head += [f"{titles[split]}: {name}" for split, name in columns]
+    print(f"| {' | '.join(head)} |\n{'| --- ' * len(head)}|")
+    for kind, found in runs.items():
+        if not found:
+            continue
+        first = found[0]
+        step = statistics.median(f["step"] for f in found)
+        row = [kind, str(len(found)), f"{first['parameters'] / 1e6:.2f}"]
+        row += [f"{first['macs'] / 1e9:.3f}", f"{step:.2f}"]
+        for split, name in columns:
+            values = [f[split][name] * (1 if name == "mIoU" else 100) for f in found]
+            spread = statistics.stdev(values) if len(values) > 1 else math.nan
+            row.append(f"{statistics.mean(values):.1f} ± {spread:.1f}")
+        print(f"| {' | '.join(row)} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("task", choices=METRICS)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), metavar="KIND")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=1, help="processes at a time; default: 1")
+    parser.add_argument("--out", type=Path, default=Path("work_dirs/shapes"))
+    parser.add_argument("--print", action="store_true", help="run nothing; print what there is")
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        run(args.task, args.kinds[0], args.seeds[0], args.out)
+        return
+    if not args.print:
+        data_root()
+        run_missing(args.task, args.kinds, args.seeds, args.out, args.jobs)
+    show(args.task, args.kinds, args.seeds, args.out)
+
+
+if __name__ == "__main__":
+    main()
