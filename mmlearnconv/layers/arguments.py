@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 from numbers import Integral
 from typing import Any
 
+PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
+
 
 def int_tuple(name: str, value: int | Iterable[int], length: int, minimum: int) -> tuple[int, ...]:
     """``value`` as ``length`` integers; a single integer is repeated.
@@ -43,6 +45,24 @@ def one_of(name: str, value: Any, allowed: Sequence[Any]) -> Any:
     if value not in allowed:
         raise ValueError(f"{name}: {value!r}; allowed are {tuple(allowed)}")
     return value
+
+
+def conv_padding(
+    padding: int | Iterable[int] | str, length: int, stride: tuple[int, ...]
+) -> tuple[int, ...] | str:
+    """``padding`` as ``nn.Conv2d`` takes it: a tuple, ``'same'`` or ``'valid'``.
+
+    Raises:
+        TypeError: neither an integer, ``length`` integers nor a string.
+        ValueError: another string, ``'same'`` with a stride, or a negative number.
+    """
+    if not isinstance(padding, str):
+        return int_tuple("padding", padding, length, 0)
+    if padding not in ("same", "valid"):
+        raise ValueError(f"padding: {padding!r}; as a string it must be 'same' or 'valid'")
+    if padding == "same" and max(stride) > 1:
+        raise ValueError(f"padding: 'same' needs stride 1, not {stride}")
+    return padding
 
 
 def greater_than(name: str, value: float, least: float) -> float:

@@ -7,18 +7,17 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from mmengine.model import weight_init
 from torch import Tensor, nn
 
 from ..ops.depthwise import convolve
 from ..ops.geometry import Geometry, conv_output_size
 from . import bounds, takeover
-from .arguments import int_tuple, one_of, positive_int
+from .arguments import PADDING_MODES, conv_padding, int_tuple, one_of, positive_int
+from .sampling import cells_at
 
 __all__ = ["LearnableConv", "LearnableConv2d"]
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
 class LearnableConv(nn.Module):
@@ -81,14 +80,7 @@ class LearnableConv(nn.Module):
         self.stride = int_tuple("stride", stride, self.spatial_dims, 1)
         self.dilation = int_tuple("dilation", dilation, self.spatial_dims, 1)
         self.output_padding = (0,) * self.spatial_dims
-        if isinstance(padding, str):
-            if padding not in ("same", "valid"):
-                raise ValueError(f"padding: {padding!r}; as a string it must be 'same' or 'valid'")
-            if padding == "same" and max(self.stride) > 1:
-                raise ValueError(f"padding: 'same' needs stride 1, not {self.stride}")
-            self.padding = padding
-        else:
-            self.padding = int_tuple("padding", padding, self.spatial_dims, 0)
+        self.padding = conv_padding(padding, self.spatial_dims, self.stride)
         for name in ("in_channels", "out_channels"):
             if getattr(self, name) % groups:
                 raise ValueError(f"groups: {groups} does not divide {name}={getattr(self, name)}")
@@ -148,6 +140,24 @@ class LearnableConv(nn.Module):
         """Draw the parameters anew."""
         raise NotImplementedError
 
+    def sampling(self, locations: Tensor, shares: Tensor, input: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the layer looks, and with which weight. Default: at its kernel's cells.
+
+        Args:
+            locations: ``(L, 2)``, rows and columns of the output.
+            shares: ``(L, out_channels)``, how much each feature there counts.
+            input: ``(1, in_channels, H, W)``.
+
+        Returns:
+            tuple: points, ``(L, P, 2)``, rows and columns in cells of the input; and their weights,
+            ``(L, P)``, shares times absolute values of the kernel.
+        """
+        return cells_at(locations, shares, self, self._kernels_at(locations, input))
+
+    def _kernels_at(self, locations: Tensor, input: Tensor) -> Tensor:
+        """At each output location, ``(L or 1, out, in / groups, rows, columns)``."""
+        return self.dense_kernel()[None]
+
     def output_size(self, input_size: Sequence[int]) -> tuple[int, ...]:
         """Rows and columns of the output for an input of ``input_size``, as for ``nn.Conv2d``."""
         sides, zeros = self._padding_sides(), (0,) * self.spatial_dims
@@ -197,7 +207,7 @@ class LearnableConv(nn.Module):
         first; if they fill it, the layer starts from what they drew. Every other function is
         applied to the layer.
         """
-        if not _is_initializer(fn) or self._device.type == "meta":
+        if not takeover.is_initializer(fn) or self._device.type == "meta":
             return super().apply(fn)
         twin = self._equivalent_conv(drawn=False)
         fn(twin)
@@ -323,15 +333,10 @@ class LearnableConv(nn.Module):
         return sides
 
     def _conv_forward(self, *args: Any) -> Tensor:
-        """Called by ``efficient_conv_bn_eval``, which is not supported."""
         raise RuntimeError(
             "efficient_conv_bn_eval reads a plain convolution's weight, and "
             f"{type(self).__name__} has no such weight; disable it, or fold the model first"
         )
-
-    def _own_keys(self) -> set[str]:
-        """Keys of this layer's state dict that a plain convolution's does not have."""
-        return set(self.state_dict()) - {"weight", "bias"}
 
     def _load_from_state_dict(
         self,
@@ -347,7 +352,7 @@ class LearnableConv(nn.Module):
         plain = (
             isinstance(weight, Tensor)
             and weight.shape == self.conv_weight_shape
-            and not any(prefix + key in state_dict for key in self._own_keys())
+            and not any(prefix + k in state_dict for k in {*self.state_dict()} - {"weight", "bias"})
         )
         if plain:
             try:
@@ -379,8 +384,8 @@ class LearnableConv(nn.Module):
     def extra_repr(self) -> str:
         parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"]
         ones, zeros = (1,) * self.spatial_dims, (0,) * self.spatial_dims
-        defaults = dict(stride=ones, padding=zeros, dilation=ones, groups=1, padding_mode="zeros")
-        for name, default in defaults.items():
+        usual = dict(stride=ones, padding=zeros, dilation=ones, groups=1, padding_mode="zeros")
+        for name, default in usual.items():
             if getattr(self, name) != default:
                 parts.append(f"{name}={getattr(self, name)}")
         if self.bias is None:
@@ -390,9 +395,3 @@ class LearnableConv(nn.Module):
 
 class LearnableConv2d(LearnableConv):
     """A :class:`LearnableConv` over two dimensions."""
-
-
-def _is_initializer(fn: Callable[[nn.Module], None]) -> bool:
-    """Whether ``fn`` is what an initialiser of mmengine applies to every module."""
-    own = getattr(fn, "__module__", None) == weight_init.__name__
-    return own and fn.__qualname__.endswith("Init.__call__.<locals>.init")

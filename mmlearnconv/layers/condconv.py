@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops.condconv import condconv2d
+from ..ops.condconv import condconv2d, mix_experts
 from .arguments import positive_int
 from .base import LearnableConv2d
 from .takeover import relative_error
@@ -95,6 +95,9 @@ class CondConv2d(LearnableConv2d):
         """Adds the experts' weights and the weighted sum of the experts, as ``'generator'``."""
         parts = super().macs(output_size)
         return parts | dict(generator=self.routing_weight.numel() + self.weight.numel())
+
+    def _kernels_at(self, locations: Tensor, input: Tensor) -> Tensor:
+        return mix_experts(route(input, self.routing_weight, self.routing_bias), self.weight)
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve ``(N, in_channels, H, W)`` to ``nn.Conv2d``'s ``(N, out_channels, H', W')``."""

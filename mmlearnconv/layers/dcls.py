@@ -10,19 +10,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..ops.dcls import (
-    INTERPOLATIONS,
-    NORM_EPS,
-    dcls_conv2d,
-    dcls_kernel,
-    dcls_taps,
-    fit_weights,
-)
+from ..ops.dcls import INTERPOLATIONS, NORM_EPS, dcls_conv2d, dcls_kernel, dcls_taps, fit_weights
 from ..ops.dispatch import in_full_precision
 from .arguments import int_tuple, one_of, positive_int
 from .base import LearnableConv
 from .dcls_package import from_package
 from .depthwise import DepthwiseTapsConv2d
+from .sampling import points_at
 from .takeover import plain_weight_of, relative_error
 
 __all__ = ["DCLSConv", "DCLSConv1d", "DCLSConv2d", "DCLSConv3d"]
@@ -236,6 +230,15 @@ class DCLSConv(LearnableConv):
         elements = self.weight, self.position_owner.positions, window, self.bias
         options = dict(interpolation=self.interpolation, width=self.width)
         return dcls_conv2d(padded, *elements, *geometry, **options)
+
+    def sampling(self, locations: Tensor, shares: Tensor, input: Tensor) -> tuple[Tensor, Tensor]:
+        """The elements' positions and weights, one after the other."""
+        if self._dense_axes:
+            return super().sampling(locations, shares, input)
+        steps = self.position_owner.positions.flatten(1).T
+        steps = steps + steps.new_tensor([size // 2 for size in self.dilated_kernel_size])
+        points = points_at(locations, self, self.dilated_kernel_size, steps)
+        return points, (shares[..., None] * self.weight.abs().flatten(1)).flatten(1)
 
     @property
     def has_taps(self) -> bool:

@@ -15,11 +15,12 @@ from ..ops.condconv import mix_experts
 from ..ops.dispatch import in_full_precision
 from ..ops.dk import dk_conv2d
 from ..ops.full_precision import conv2d_in_full_precision
-from ..ops.geometry import without_groups
+from ..ops.geometry import Geometry, without_groups
 from ..ops.interpolation import linear_coefficients
 from .arguments import int_tuple, one_of, positive_int
 from .base import LearnableConv2d
 from .condconv import route, split_into_experts
+from .sampling import values_at
 from .takeover import relative_error
 
 __all__ = ["DeformableKernelConv2d"]
@@ -174,21 +175,62 @@ class DeformableKernelConv2d(LearnableConv2d):
             generator += self.routing_weight.numel() + self.weight.numel()
         return parts | dict(generator=generator, sampling=2 * taps * sampled)
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Convolve ``(N, in_channels, H, W)`` to ``nn.Conv2d``'s ``(N, out_channels, H', W')``."""
-        padded, geometry = self._padded(input)
+    def _offsets(self, input: Tensor, padded: Tensor, geometry: Geometry) -> Tensor:
+        """Of the kernel's taps, ``(N, 2 kH kW, H', W')`` or ``(N, 2 kH kW, 1, 1)``."""
         # Offsets stay in float32: half precision would quantise the taps' positions.
         if self.mode == "global":
             mean = in_full_precision(torch.mean, input, (2, 3))
             offsets = in_full_precision(F.linear, mean, self.offset_weight, self.offset_bias)
-            offsets = offsets[..., None, None]
-        else:
-            parameters = self.offset_weight, self.offset_bias
-            offsets = conv2d_in_full_precision(padded, *parameters, *without_groups(geometry))
-        moved = None
+            return offsets[..., None, None]
+        parameters = self.offset_weight, self.offset_bias
+        return conv2d_in_full_precision(padded, *parameters, *without_groups(geometry))
+
+    def _data_offsets(self, padded: Tensor, geometry: Geometry) -> Tensor:
+        """Of the locations that are read, ``(N, 2 kH kW, H', W')``."""
+        parameters = self.data_offset_weight, self.data_offset_bias
+        return conv2d_in_full_precision(padded, *parameters, *without_groups(geometry))
+
+    def tap_positions(self, locations: Tensor, input: Tensor) -> Tensor:
+        """Where each tap is read in the kernel space, at output locations.
+
+        Args:
+            locations: ``(L, 2)``, rows and columns of the output.
+            input: ``(1, in_channels, H, W)``.
+
+        Returns:
+            Tensor: ``(L, kH kW, 2)``, rows and columns in cells of the space, clipped to it.
+        """
+        offsets = self._offsets(input, *self._padded(input))[0]
+        shared = self.mode == "global"
+        offsets = values_at(locations * (not shared), offsets).unflatten(1, (-1, 2))
+        sides = zip(self.kernel_size, self.scope, strict=True)
+        grids = [torch.arange(k, device=offsets.device) + (s - k) / 2 for k, s in sides]
+        last = offsets.new_tensor(self.scope) - 1
+        return (torch.cartesian_prod(*grids).to(offsets) + offsets).clamp(last * 0, last)
+
+    def sampling(self, locations: Tensor, shares: Tensor, input: Tensor) -> tuple[Tensor, Tensor]:
+        """The kernel's cells, moved by the data offsets, and the resampled kernel's weights."""
+        points, weights = super().sampling(locations, shares, input)
         if self.data_offset:
-            parameters = self.data_offset_weight, self.data_offset_bias
-            moved = conv2d_in_full_precision(padded, *parameters, *without_groups(geometry))
+            moved = values_at(locations, self._data_offsets(*self._padded(input))[0])
+            points = points + moved.unflatten(1, (-1, 2))
+        return points, weights
+
+    def _kernels_at(self, locations: Tensor, input: Tensor) -> Tensor:
+        space = self.weight
+        if self.num_experts is not None:
+            space = mix_experts(route(input, self.routing_weight, self.routing_bias), space)[0]
+        positions = self.tap_positions(locations, input)
+        sides = zip(positions.unbind(-1), self.scope, strict=True)
+        rows, columns = (linear_coefficients(p, s).to(space) for p, s in sides)
+        kernels = torch.einsum("lka,lkb,oiab->loik", rows, columns, space)
+        return kernels.unflatten(-1, self.kernel_size)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve ``(N, in_channels, H, W)`` to ``nn.Conv2d``'s ``(N, out_channels, H', W')``."""
+        padded, geometry = self._padded(input)
+        offsets = self._offsets(input, padded, geometry)
+        moved = self._data_offsets(padded, geometry) if self.data_offset else None
 
         def convolve(images: slice, space: Tensor) -> Tensor:
             own = None if moved is None else moved[images]

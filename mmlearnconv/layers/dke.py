@@ -20,6 +20,7 @@ from ..ops.dke import INTERPOLATIONS, dke_conv2d, dke_kernel, dke_response
 from ..ops.geometry import under_middle
 from .arguments import greater_than, one_of, positive_int
 from .base import LearnableConv2d
+from .sampling import points_at, values_at
 
 __all__ = ["DKEConv2d"]
 
@@ -247,6 +248,20 @@ class DKEConv2d(LearnableConv2d):
             attention=self._scores(padded, geometry.padding) if self.attention else None,
             **self._gaussian,
         )
+
+    def sampling(self, locations: Tensor, shares: Tensor, input: Tensor) -> tuple[Tensor, Tensor]:
+        """Each channel's positions, its weights times the scores, ``(L, in * points, 2)``."""
+        middle = self.positions.new_tensor([(size - 1) / 2 for size in self.window])
+        steps = (self.positions + middle).expand(self.in_channels, -1, -1).flatten(0, 1)
+        points = points_at(locations, self, self.window, steps)
+        by_group = self.weight.abs().unflatten(0, (self.groups, -1))
+        shares = shares.unflatten(1, (self.groups, -1))
+        weights = torch.einsum("lgo,goip->lgip", shares, by_group).flatten(1, 2)
+        if self.attention:
+            padded, geometry = self._padded(input, self.window)
+            scores = values_at(locations, self._scores(padded, geometry.padding)[0])
+            weights = weights * scores.abs()[:, None]
+        return points, weights.flatten(1)
 
     def _scores(self, padded: Tensor, padding: Sequence[int]) -> Tensor:
         """a at the output locations: the input under the window's middle, zero outside the map."""

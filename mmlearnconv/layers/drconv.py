@@ -16,6 +16,7 @@ from ..ops.geometry import Geometry, without_groups
 from ..ops.pooling import adaptive_avg_pool2d
 from .arguments import positive_int
 from .base import LearnableConv2d
+from .sampling import cells_at, values_at
 from .takeover import relative_error
 
 __all__ = ["DRConv2d"]
@@ -180,16 +181,35 @@ class DRConv2d(LearnableConv2d):
         padded, geometry = self._padded(input)
         if guide is None:
             guide = self._guide(padded, geometry)
-        pooled = adaptive_avg_pool2d(input, self.kernel_size)
-        hidden = F.conv2d(pooled, self.hidden_weight[..., None, None], self.hidden_bias).sigmoid()
+        hidden = self._hidden(input)
         if self.hidden_channels == self.regions:
             factors = hidden, self.filter_scale[..., 0], self.filter_bias
             arguments = padded, guide, *factors, self.bias, *geometry
             return drconv2d_factorised(*arguments, base=self.weight)
+        filters = self._filters(hidden)
+        return drconv2d(padded, guide, filters, self.bias, *geometry, base=self.weight)
+
+    def _hidden(self, input: Tensor) -> Tensor:
+        """What filters are made of, ``(N, hidden, kH, kW)``."""
+        pooled = adaptive_avg_pool2d(input, self.kernel_size)
+        return F.conv2d(pooled, self.hidden_weight[..., None, None], self.hidden_bias).sigmoid()
+
+    def _filters(self, hidden: Tensor) -> Tensor:
+        """The generated filters, ``(N, regions, out, in / groups, kH, kW)``."""
         patterns = hidden.unflatten(1, (self.regions, -1))
         filters = torch.einsum("toci,ntiuv->ntocuv", self.filter_scale, patterns)
-        filters = filters + self.filter_bias[..., None, None]
-        return drconv2d(padded, guide, filters, self.bias, *geometry, base=self.weight)
+        return filters + self.filter_bias[..., None, None]
+
+    def sampling(
+        self, locations: Tensor, shares: Tensor, input: Tensor, guide: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The kernel's cells and the weights of the filter that each location gets."""
+        guide = self.guide(input) if guide is None else guide
+        filters = self._filters(self._hidden(input))[0]
+        if self.weight is not None:
+            filters = filters + self.weight
+        region = values_at(locations, guide[0].argmax(0))
+        return cells_at(locations, shares, self, filters[region])
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
         former = dict(value="filter_scale", offset="filter_bias")

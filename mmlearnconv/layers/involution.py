@@ -15,6 +15,7 @@ from ..ops.geometry import Geometry, under_middle, without_groups
 from ..ops.involution import involution2d
 from .arguments import positive_int
 from .base import LearnableConv2d
+from .sampling import values_at
 
 __all__ = ["Involution2d"]
 
@@ -144,6 +145,10 @@ class Involution2d(LearnableConv2d):
         if self.map_weight is not None:
             padded = F.conv2d(padded, self.map_weight, groups=self.groups)
         return involution2d(padded, kernels, self.bias, *without_groups(geometry))
+
+    def _kernels_at(self, locations: Tensor, input: Tensor) -> Tensor:
+        kernels = values_at(locations, self._kernels(*self._padded(input))[0])
+        return kernels.repeat_interleave(self.out_channels // self.channel_groups, 1)[:, :, None]
 
     def _kernels(self, padded: Tensor, geometry: Geometry) -> Tensor:
         """H, ``(N, channel groups, kH, kW, H', W')``."""

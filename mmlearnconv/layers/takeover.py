@@ -2,13 +2,14 @@
 
 import logging
 import weakref
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from mmengine.logging import print_log
-from torch import Tensor
+from mmengine.model import weight_init
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from .base import LearnableConv
@@ -123,3 +124,9 @@ _explicit: Takeover | None = None
 # The list of errors of the last call of ``load_state_dict``, and its record.
 _last_call: tuple[Any, Any] = (None, lambda: None)
 _unreported: MutableMapping["LearnableConv", Takeover] = weakref.WeakKeyDictionary()
+
+
+def is_initializer(fn: Callable[[nn.Module], None]) -> bool:
+    """Whether ``fn`` is what an initialiser of mmengine applies to every module."""
+    own = getattr(fn, "__module__", None) == weight_init.__name__
+    return own and fn.__qualname__.endswith("Init.__call__.<locals>.init")
