@@ -96,7 +96,7 @@ def for_mim() -> list[str]:
 
 setup(
     packages=find_packages(include=["mmlearnconv", "mmlearnconv.*"]),
-    package_data={package: [*for_mim(), "py.typed"]},
+    package_data={package: [*for_mim(), "py.typed", "visualization/page.html"]},
     zip_safe=False,
     **compiled(),
 )

@@ -12,26 +12,21 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-import mmcv
-import numpy as np
 import torch
 from mmengine.config import Config, DictAction
-from mmengine.utils import ProgressBar, scandir
+from mmengine.utils import ProgressBar
 from torch import Tensor, nn
 
 from mmlearnconv import cli
 from mmlearnconv.analysis import areas, centred, contribution
 from mmlearnconv.engine import atomic_write
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-# Of images in RGB, where a config does not say: ImageNet's.
-MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 SAVE_EVERY = 10  # images
 
 
@@ -78,17 +73,7 @@ def find_places(args: argparse.Namespace) -> list[Place]:
         if args.ann_file:
             raise ValueError("--ann-file needs --images")
         return [Place(seed, centre) for seed in range(args.num_images)]
-    files = []
-    for path in map(Path, args.images):
-        if path.is_dir():
-            files += sorted(path / name for name in scandir(str(path), SUFFIXES, True, False))
-        elif path.is_file():
-            files.append(path)
-        else:
-            raise FileNotFoundError(f"--images {path}: does not exist")
-    files = files[: args.num_images]
-    if not files:
-        raise ValueError(f"--images {' '.join(args.images)}: no file that ends with {SUFFIXES}")
+    files = cli.find_images("--images", args.images, args.num_images)
     if args.ann_file is None:
         return [Place(file, centre) for file in files]
     known = json.loads(Path(args.ann_file).read_text())
@@ -110,12 +95,7 @@ def load_image(place: Place, size: int, cfg: Config | None) -> Tensor:
     if isinstance(place.image, int):
         generator = torch.Generator().manual_seed(place.image)
         return torch.randn(3, size, size, generator=generator)
-    own: dict[str, Any] = {} if cfg is None else cfg.model.get("data_preprocessor") or {}
-    order = "rgb" if own.get("bgr_to_rgb", True) else "bgr"
-    image = mmcv.imread(place.image, channel_order=order)
-    image = mmcv.imresize(image, (size, size), interpolation="bicubic")
-    mean, std = (np.array(own.get(k) or v) for k, v in (("mean", MEAN), ("std", STD)))
-    return torch.from_numpy((image - mean) / std).permute(2, 0, 1).float()
+    return cli.normalise(cli.read_image(place.image), (size, size), cfg)
 
 
 def measure(

@@ -2,16 +2,16 @@
 
 from .complexity import Complexity, count_complexity
 from .receptive_field import areas, centred, contribution
-from .sampling import Sampling, sampling_points
+from .sampling import Sampling, SamplingPoints
 from .search_path import search_path
 
 __all__ = [
     "Complexity",
     "Sampling",
+    "SamplingPoints",
     "areas",
     "centred",
     "contribution",
     "count_complexity",
-    "sampling_points",
     "search_path",
 ]

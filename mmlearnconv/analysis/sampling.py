@@ -24,21 +24,15 @@ class Sampling(NamedTuple):
     weights: Tensor
 
 
-class _Call(NamedTuple):
-    """What a layer got and gave."""
+class Call(NamedTuple):
+    """What a layer got, and its output ``(N, C, H, W)``."""
 
     args: tuple[Any, ...]
     output: Tensor
 
 
-def sampling_points(
-    model: nn.Module,
-    image: Tensor,
-    layer: str,
-    location: Sequence[int],
-    limit: int | None = None,
-) -> dict[str, Sampling]:
-    """Where the layers of a network look, on the way to one feature.
+class SamplingPoints:
+    """Where the layers of a network look in an image, on the way to one feature.
 
     A layer's own points are those of :meth:`~mmlearnconv.layers.LearnableConv.sampling`, the cells
     of a plain convolution larger than 1x1, or the moved cells of mmcv's deformable convolutions.
@@ -46,45 +40,95 @@ def sampling_points(
     with the gradient of the feature, :math:`\\sum_c |F_c(y, x)|`, with respect to that output. A
     cell (i, j) of a map of h x w lies at :math:`((i + 0.5) H / h - 0.5, (j + 0.5) W / w - 0.5)`.
 
+    The network runs once, here.
+
     Args:
         model: a detector or segmentor of mmdet or mmseg (its backbone and neck run), or any module
             that takes a batch of images. In eval mode, if batch statistics are not to count.
         image: ``(C, H, W)``, as the model takes it.
-        layer: name of the module whose feature it is, as in ``named_modules()``.
-        location: row and column of its output.
-        limit: keep only the points of largest weight of each layer. Default: all.
-
-    Returns:
-        dict: a :class:`Sampling` for each layer that the feature depends on, by name, in the order
-        in which they run.
+        layers: names of further modules, as in ``named_modules()``, whose features are wanted.
+            Default: only those of the layers that have points.
 
     Raises:
-        ValueError: there is no such layer, it does not run, its output is no ``(N, C, H, W)`` or
-            smaller than ``location`` says.
+        ValueError: there is no such layer.
     """
-    modules = dict(model.named_modules())
-    if layer not in modules:
-        raise ValueError(f"layer: {layer!r} is no module of {type(model).__name__}")
-    calls = _run(model, image, {n: m for n, m in modules.items() if n == layer or sampler_of(m)})
-    if layer not in calls:
-        raise ValueError(f"layer: {layer!r} does not run, or gives no (N, C, H, W)")
-    output = calls[layer].output
-    row, column = location
-    if not (0 <= row < output.shape[2] and 0 <= column < output.shape[3]):
-        size = tuple(output.shape[2:])
-        raise ValueError(f"location: {tuple(location)} is not in the layer's output of {size}")
-    feature = output[0, :, row, column].abs().sum()
-    outputs = [call.output for call in calls.values()]
-    gradients = torch.autograd.grad(feature, outputs, allow_unused=True)
-    found = {}
-    for (name, call), gradient in zip(calls.items(), gradients, strict=True):
-        sampler = sampler_of(modules[name])
-        if sampler is not None and gradient is not None:
-            sampling = _at_outputs(sampler, call.args, gradient[0].abs(), limit)
-            scale = [i / m for i, m in zip(image.shape[1:], call.args[0].shape[2:], strict=True)]
-            factor = sampling.points.new_tensor(scale)
-            found[name] = Sampling((sampling.points + 0.5) * factor - 0.5, sampling.weights)
-    return found
+
+    def __init__(self, model: nn.Module, image: Tensor, layers: Sequence[str] = ()) -> None:
+        modules = dict(model.named_modules())
+        for name in layers:
+            if name not in modules:
+                raise ValueError(f"layer: {name!r} is no module of {type(model).__name__}")
+        self.size = tuple(image.shape[1:])
+        wanted = {n: m for n, m in modules.items() if n in layers or sampler_of(m)}
+        #: The last call of each layer that ran, in the order in which they ran first.
+        self.calls = _run(model, image, wanted)
+        self._samplers = {name: sampler_of(modules[name]) for name in self.calls}
+
+    def map_size(self, layer: str) -> tuple[int, int]:
+        """Rows and columns of a layer's output.
+
+        Raises:
+            ValueError: the layer did not run, or gave no ``(N, C, H, W)``.
+        """
+        if layer not in self.calls:
+            raise ValueError(f"layer: {layer!r} does not run, or gives no (N, C, H, W)")
+        height, width = self.calls[layer].output.shape[2:]
+        return height, width
+
+    def before(self, layer: str) -> list[str]:
+        """Names of the layers with points that a layer's output depends on, as they ran.
+
+        Raises:
+            ValueError: the layer did not run, or gave no ``(N, C, H, W)``.
+        """
+        self.map_size(layer)
+        names = [name for name in self.calls if self._samplers[name] and name != layer]
+        outputs = [self.calls[name].output for name in names]
+        feature = self.calls[layer].output.sum()
+        gradients = torch.autograd.grad(feature, outputs, allow_unused=True, retain_graph=True)
+        return [n for n, gradient in zip(names, gradients, strict=True) if gradient is not None]
+
+    def of(
+        self,
+        layer: str,
+        location: Sequence[int],
+        limit: int | None = None,
+        through: Sequence[str] | None = None,
+    ) -> dict[str, Sampling]:
+        """Points on the way to a layer's feature.
+
+        Args:
+            layer: name of the module whose feature it is.
+            location: row and column of its output.
+            limit: keep only so many points of each layer, those of largest weight, of its so many
+                outputs that the feature depends on most. Default: all.
+            through: names of the layers whose points are wanted. Default: all that have points.
+
+        Returns:
+            dict: a :class:`Sampling` for each layer that the feature depends on, by name, in the
+            order in which they run.
+
+        Raises:
+            ValueError: the layer did not run, or ``location`` is not in its output.
+        """
+        height, width = self.map_size(layer)
+        row, column = location
+        if not (0 <= row < height and 0 <= column < width):
+            where = f"is not in the layer's output of {height} x {width}"
+            raise ValueError(f"location: {tuple(location)} {where}")
+        feature = self.calls[layer].output[0, :, row, column].abs().sum()
+        names = [n for n in self.calls if self._samplers[n] and (through is None or n in through)]
+        outputs = [self.calls[name].output for name in names]
+        gradients = torch.autograd.grad(feature, outputs, allow_unused=True, retain_graph=True)
+        found = {}
+        for name, gradient in zip(names, gradients, strict=True):
+            sampler, call = self._samplers[name], self.calls[name]
+            if gradient is not None:
+                points, weights = _at_outputs(sampler, call.args, gradient[0].abs(), limit)
+                map_size = points.new_tensor(call.args[0].shape[2:])
+                scale = points.new_tensor(self.size) / map_size
+                found[name] = Sampling((points + 0.5) * scale - 0.5, weights)
+        return found
 
 
 def sampler_of(module: nn.Module) -> Callable[..., tuple[Tensor, Tensor]] | None:
@@ -98,13 +142,13 @@ def sampler_of(module: nn.Module) -> Callable[..., tuple[Tensor, Tensor]] | None
     return None
 
 
-def _run(model: nn.Module, image: Tensor, modules: dict[str, nn.Module]) -> dict[str, _Call]:
+def _run(model: nn.Module, image: Tensor, modules: dict[str, nn.Module]) -> dict[str, Call]:
     """The last call of each module, in the order in which they ran first."""
-    calls: dict[str, _Call] = {}
+    calls: dict[str, Call] = {}
 
     def keep(name: str, args: tuple[Any, ...], output: Any) -> Any:
         if isinstance(output, Tensor) and output.ndim == 4:
-            calls[name] = _Call(args, output)
+            calls[name] = Call(args, output)
             # A copy goes on, since what follows may work in place.
             return output.clone()
         return output
@@ -132,7 +176,11 @@ def _at_outputs(
     limit: int | None,
 ) -> Sampling:
     """Points of all outputs that have a share ``(C, h, w)``, in cells of the input."""
-    locations = shares.sum(0).nonzero()
+    totals = shares.sum(0)
+    locations = totals.nonzero()
+    if limit is not None and len(locations) > limit:
+        strongest = totals.flatten().topk(limit).indices
+        locations = torch.stack([strongest // totals.shape[1], strongest % totals.shape[1]], 1)
     points, weights = shares.new_zeros(0, 2), shares.new_zeros(0)
     for chunk in locations.split(_CHUNK):
         at, weight = sampler(chunk, values_at(chunk, shares), *args)

@@ -10,6 +10,7 @@ from .config import (
     use_auto_scale_lr,
 )
 from .data import check_data, set_data_root
+from .images import find_images, normalise, read_image
 from .models import build_model
 from .run import run
 
@@ -20,8 +21,11 @@ __all__ = [
     "check_data",
     "draw_predictions",
     "dump_predictions",
+    "find_images",
     "load_config",
+    "normalise",
     "read_config",
+    "read_image",
     "run",
     "set_data_root",
     "use_amp",

@@ -6,7 +6,7 @@ import torch
 from mmcv.cnn import build_conv_layer
 from torch import nn
 
-from mmlearnconv.analysis import sampling_points
+from mmlearnconv.analysis import SamplingPoints
 from mmlearnconv.analysis.sampling import sampler_of
 from mmlearnconv.catalog import CATALOG
 from mmlearnconv.layers import (
@@ -221,13 +221,14 @@ def test_points_of_stacked_layers_are_the_support_of_the_gradient():
     torch.manual_seed(0)
     model = Stacked().double()
     image = torch.randn(3, 24, 28, dtype=torch.double)
-    found = sampling_points(model, image, "third", (4, 9))
+    looked = SamplingPoints(model, image)
+    found = looked.of("third", (4, 9))
     assert list(found) == ["first", "second", "third"]
     points, weights = found["first"]
     read = cells_read(points[weights > 0], (24, 28))
     assert torch.equal(read, support(model, image[None], 4, 9))
     # A limit keeps the strongest.
-    few = sampling_points(model, image, "third", (4, 9), limit=100)["first"]
+    few = looked.of("third", (4, 9), limit=100)["first"]
     strongest = weights.topk(100).values
     assert torch.allclose(few.weights, strongest)
 
@@ -235,7 +236,7 @@ def test_points_of_stacked_layers_are_the_support_of_the_gradient():
 def test_points_of_a_coarse_map_are_pixels_of_the_image():
     model = nn.Sequential(nn.AvgPool2d(4), nn.Conv2d(3, 2, 3, padding=1))
     nn.init.ones_(model[1].weight)
-    found = sampling_points(model, torch.ones(3, 32, 32), "1", (2, 3))
+    found = SamplingPoints(model, torch.ones(3, 32, 32)).of("1", (2, 3))
     points = found["1"].points
     # Cell (2, 3) covers pixels 8 to 11 and 12 to 15: its centre is (9.5, 13.5).
     assert points[4].tolist() == [9.5, 13.5]
@@ -248,7 +249,7 @@ def test_every_operator_of_the_catalogue_has_points():
             continue
         layer = operator.build(4, 8, 3, padding=1).eval()
         image = torch.randn(4, 8, 8)
-        found = sampling_points(nn.Sequential(layer), image, "0", (3, 3))
+        found = SamplingPoints(nn.Sequential(layer), image).of("0", (3, 3))
         assert found["0"].weights.isfinite().all(), operator.name
 
 
@@ -256,7 +257,7 @@ def test_every_operator_of_the_catalogue_has_points():
     ("layer", "location", "message"),
     [
         ("none", (0, 0), "'none' is no module"),
-        ("third", (40, 0), r"location: \(40, 0\) is not in the layer's output of \(12, 14\)"),
+        ("third", (40, 0), r"location: \(40, 0\) is not in the layer's output of 12 x 14"),
         ("other", (0, 0), "does not run"),
     ],
 )
@@ -264,4 +265,4 @@ def test_what_cannot_be_looked_at_is_refused(layer, location, message):
     model = Stacked()
     model.other = nn.Conv2d(3, 3, 3)
     with pytest.raises(ValueError, match=message):
-        sampling_points(model, torch.zeros(3, 24, 28), layer, location)
+        SamplingPoints(model, torch.zeros(3, 24, 28), [layer]).of(layer, location)

@@ -1,16 +1,13 @@
 """The command line for receptive fields, on small models whose fields are known."""
 
 import json
-import runpy
 import shutil
-import sys
 
 import pytest
 import torch
 from torch import nn
 
 from mmlearnconv import cli
-from tests.conftest import ROOT
 
 
 def box(kernel):
@@ -34,27 +31,9 @@ def flat():
 MODELS = [f"tests.tools.test_receptive_field:{name}" for name in ("three", "nine")]
 
 
-@pytest.fixture
-def receptive_field(monkeypatch, capsys):
-    """Runs the command line in this process: what it prints, or says when it stops."""
-
-    def run(*arguments):
-        tool = str(ROOT / "tools/receptive_field.py")
-        monkeypatch.setattr(sys, "argv", [tool, *map(str, arguments)])
-        monkeypatch.chdir(ROOT)
-        try:
-            runpy.run_path(tool, run_name="__main__")
-        except SystemExit as stop:
-            return str(stop)
-        captured = capsys.readouterr()
-        return captured.out + captured.err
-
-    return run
-
-
-def test_two_models_side_by_side_and_an_interrupted_run_goes_on(tmp_path, receptive_field):
+def test_two_models_side_by_side_and_an_interrupted_run_goes_on(tmp_path, run_tool):
     arguments = [*MODELS, "--num-images", 12, "--size", 32, "--out", tmp_path, "--layer", "0"]
-    said = receptive_field(*arguments)
+    said = run_tool("receptive_field", *arguments)
     # 0.99 of a box of 9 x 9 is all of it; 0.2 and 0.3 of one need 5 x 5, 0.5 needs 7 x 7.
     assert "| three | 3 (0.9 %) | 3 (0.9 %) | 3 (0.9 %) | 3 (0.9 %) |" in said
     assert "| nine | 5 (2.4 %) | 5 (2.4 %) | 7 (4.8 %) | 9 (7.9 %) |" in said
@@ -69,19 +48,20 @@ def test_two_models_side_by_side_and_an_interrupted_run_goes_on(tmp_path, recept
     state["total"] = torch.zeros(32, 32, dtype=torch.double)
     state["total"][16, 16] = 1e12
     torch.save(state, state_file)
-    assert "| nine | 3 " in receptive_field(*arguments)
+    assert "| nine | 3 " in run_tool("receptive_field", *arguments)
     # Other arguments do not go on with it.
     arguments[3] = 11
-    assert "| nine | 5 " in receptive_field(*arguments)
+    assert "| nine | 5 " in run_tool("receptive_field", *arguments)
 
 
 @pytest.mark.slow
-def test_a_detector_at_the_centres_of_objects(tmp_path, receptive_field, tiny_coco):
+def test_a_detector_at_the_centres_of_objects(tmp_path, run_tool, tiny_coco):
     images = tmp_path / "images with spaces"
     images.mkdir()
     for path in sorted((tiny_coco / "val2017").iterdir())[:2]:
         shutil.copy(path, images)
-    said = receptive_field(
+    said = run_tool(
+        "receptive_field",
         *("configs/quickstart_mask_rcnn_dcls.py", "--images", images, "--size", 64),
         *("--ann-file", tiny_coco / "annotations/instances_val2017.json", "--out", tmp_path),
         *("--layer", "neck.fpn_convs.0.conv"),
@@ -104,11 +84,10 @@ def test_a_detector_at_the_centres_of_objects(tmp_path, receptive_field, tiny_co
         (["--checkpoint", "a", "b"], "--checkpoint: 2 for 1 models; must be as many"),
     ],
 )
-def test_wrong_arguments_are_named_and_nothing_is_written(
-    arguments, message, tmp_path, receptive_field
-):
+def test_wrong_arguments_are_named_and_nothing_is_written(arguments, message, tmp_path, run_tool):
     out = tmp_path / "out"
-    assert receptive_field(MODELS[0], "--out", out, *arguments).startswith(f"error: {message}")
+    said = run_tool("receptive_field", MODELS[0], "--out", out, *arguments)
+    assert said.startswith(f"error: {message}")
     assert not out.exists() or not any(out.iterdir())
 
 

@@ -1,0 +1,103 @@
+"""Pictures of DK: how the kernel is resampled."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..analysis.sampling import Call
+from ..layers import DeformableKernelConv2d
+from .picture import Picture, grid, panels, short, show_kernel
+
+_LAYERS = 8
+_PLACES = 9
+_CHUNK = 256  # locations
+
+
+def draw(
+    layers: dict[str, DeformableKernelConv2d], calls: dict[str, Call], image: np.ndarray
+) -> list[Picture]:
+    """Offsets of the last layers, and one layer's kernel at several places of the image."""
+    pictures = [offsets(dict(list(layers.items())[-_LAYERS:]), calls)]
+    local = {name: layer for name, layer in layers.items() if layer.mode == "local"}
+    if local:
+        name, layer = list(local.items())[-1]
+        pictures.append(kernels(name, layer, calls[name], image))
+    return pictures
+
+
+def locations_of(output: Tensor) -> Tensor:
+    """Every row and column of a map, ``(H' W', 2)``."""
+    sides = (torch.arange(n, device=output.device) for n in output.shape[2:])
+    return torch.cartesian_prod(*sides)
+
+
+@torch.no_grad()
+def positions(layer: DeformableKernelConv2d, call: Call) -> Tensor:
+    """Where every tap reads, at all locations or for the image, ``(L, taps, 2)``."""
+    locations = locations_of(call.output)
+    if layer.mode == "global":
+        locations = locations[:1]
+    chunks = locations.split(_CHUNK)
+    return torch.cat([layer.tap_positions(chunk, call.args[0]).cpu() for chunk in chunks])
+
+
+def offsets(layers: dict[str, DeformableKernelConv2d], calls: dict[str, Call]) -> Picture:
+    """Taps in the kernel space, over all locations of the image."""
+    figure, axes = grid(len(layers), 4, 2.4, 2.4)
+    for axis, (name, layer) in zip(axes, layers.items(), strict=True):
+        places = positions(layer, calls[name])
+        number = torch.arange(places.shape[1]).expand(len(places), -1)
+        rows, columns = places.flatten(0, 1).T
+        axis.scatter(columns, rows, s=3, c=number.flatten(), cmap="tab10", alpha=0.5)
+        sides = zip(layer.kernel_size, layer.scope, strict=True)
+        cells = [torch.arange(k) + (s - k) / 2 for k, s in sides]
+        start = torch.cartesian_prod(*cells)
+        axis.plot(start[:, 1], start[:, 0], "k+", markersize=6)
+        space = layer.scope
+        axis.set(xlim=(-0.5, space[1] - 0.5), ylim=(space[0] - 0.5, -0.5), aspect="equal")
+        axis.set(xlabel="column (cells)", ylabel="row (cells)")
+        axis.set_title(f"{short(name)} ({layer.mode})", fontsize="small")
+    caption = (
+        "Where the taps of each layer are read in its kernel space: a colour per tap, a dot per "
+        "location of the image (one for the whole image in global layers). Crosses are the taps at "
+        "zero offset: dots that still lie on them have not been moved."
+    )
+    return Picture("dk_offsets", "DK: taps in the kernel space", caption, figure)
+
+
+def kernels(name: str, layer: DeformableKernelConv2d, call: Call, image: np.ndarray) -> Picture:
+    """The kernel that a layer uses at nine places, about an image that shows them."""
+    height, width = call.output.shape[2:]
+    shares = torch.tensor([1, 3, 5]) / 6
+    places = torch.cartesian_prod((shares * height).long(), (shares * width).long())
+    with torch.no_grad():
+        found = layer._kernels_at(places.to(call.output.device), call.args[0])
+    channel = int(found.flatten(3).std(0).sum((1, 2)).argmax())
+    figure, axes = panels(2, 5, 1.9, 1.9)
+    photo = axes[0, 0]
+    photo.imshow(image)
+    scale = image.shape[0] / height, image.shape[1] / width
+    for axis, number in zip(axes.flat[1:], range(_PLACES), strict=True):
+        row, column = places[number].tolist()
+        at = (column + 0.5) * scale[1] - 0.5, (row + 0.5) * scale[0] - 0.5
+        photo.annotate(
+            str(number + 1),
+            at,
+            color="k",
+            fontsize="small",
+            ha="center",
+            va="center",
+            bbox=dict(boxstyle="circle,pad=0.15", fc="w", alpha=0.8),
+        )
+        show_kernel(axis, found[number, channel, 0])
+        axis.set_title(f"place {number + 1}", fontsize="small")
+        axis.tick_params(labelsize="x-small")
+    photo.set_title("places", fontsize="small")
+    photo.tick_params(labelsize="x-small")
+    figure.supxlabel("column (cells; pixels of the image)", fontsize="small")
+    figure.supylabel("row (cells; pixels)", fontsize="small")
+    caption = (
+        f"The kernel of output channel {channel} of {name} at nine places of the image: red cells "
+        "add, blue ones subtract. Equal kernels mean that the layer does not adapt here."
+    )
+    return Picture("dk_kernels", f"DK: resampled kernels of {name}", caption, figure)
