@@ -1,17 +1,16 @@
 """Modules side by side: time and memory, forward and backward, as ratios of one run."""
 
 import argparse
-import ctypes
 import json
-import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from mmlearnconv.analysis.cost import median_times, peak_memory
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
@@ -34,8 +33,6 @@ class Benchmark:
         args = parser.parse_args()
         self.rounds, self.json, self.device = args.rounds, args.json, torch.device(args.device)
         self.rows: list[dict[str, Any]] = []
-        # Memory freed goes back at once, so that peaks can be seen.
-        self._trim = partial(ctypes.CDLL(None).malloc_trim, 0)
         torch.manual_seed(0)
         where = f"{torch.get_num_threads()} threads"
         if self.device.type == "cuda":
@@ -67,8 +64,8 @@ class Benchmark:
             size="x".join(map(str, shape)),
             input=layout,
             work=next(iter(calls.values())).func.__name__,
-            ms=self.medians(calls),
-            mb={name: self.peak(call) for name, call in calls.items()},
+            ms=median_times(calls, self.rounds),
+            mb={name: peak_memory(call, self.device) for name, call in calls.items()},
         )
         self.rows.append(row)
         self._print(row)
@@ -85,37 +82,6 @@ class Benchmark:
             ratio = "" if ms is ours else f"   first / this {ours / ms:6.2f}"
             print(f"    {name:32} {ms:9.2f} ms {row['mb'][name]:8.0f} MB{ratio}", flush=True)
 
-    def medians(self, calls: dict[str, Callable[[], Any]]) -> dict[str, float]:
-        """Median milliseconds of each call."""
-        times: dict[str, list[float]] = {name: [] for name in calls}
-        for _ in range(self.rounds):
-            for name, call in calls.items():
-                call()
-                for _ in range(3):
-                    self._wait()
-                    begun = time.perf_counter()
-                    call()
-                    self._wait()
-                    times[name].append(1e3 * (time.perf_counter() - begun))
-        return {name: statistics.median(values) for name, values in times.items()}
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-
-    def peak(self, call: Callable[[], Any]) -> float:
-        """MB that a call needs at its peak beyond what there was before."""
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-            before = torch.cuda.memory_allocated()
-            call()
-            return (torch.cuda.max_memory_allocated() - before) / 2**20
-        self._trim()
-        before = _status("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # Forget the peak so far.
-        call()
-        return _status("VmHWM") - before
-
 
 def forward(module: nn.Module, x: Tensor) -> None:
     with torch.no_grad():
@@ -126,9 +92,3 @@ def forward_backward(module: nn.Module, x: Tensor) -> None:
     x = x.detach().requires_grad_()
     y = module(x)
     torch.autograd.grad(y, [x, *module.parameters()], torch.ones_like(y))
-
-
-def _status(field: str) -> float:
-    """A line of /proc/self/status, in MB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024

@@ -14,6 +14,7 @@ from mmcv.cnn import build_conv_layer
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmlearnconv.analysis.cost import median_times, peak_memory
 from mmlearnconv.catalog import CATALOG, names
 
 SHAPE = (2, 256, 50, 76)
@@ -60,8 +61,8 @@ def main() -> None:
                 parameters = [sum(p.numel() for p in m.parameters()) for m in (module, plain)]
                 work = [macs(m, x) / 1e6 for m in (module, plain)]
                 calls = {"ours": partial(module, x), "plain": partial(plain, x)}
-                ms = list(benchmark.medians(calls).values())
-                peaks = [benchmark.peak(call) for call in calls.values()]
+                ms = list(median_times(calls, benchmark.rounds).values())
+                peaks = [peak_memory(call, benchmark.device) for call in calls.values()]
                 kind = "depthwise " if depthwise else ""
                 title = f"{name}, {kind}{kernel_size}x{kernel_size}"
                 benchmark.rows.append(

@@ -28,6 +28,7 @@ from mmengine.utils import get_installed_path
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmlearnconv import cli
 from mmlearnconv.catalog import names
 from mmlearnconv.layers import LearnableConv
 
@@ -139,24 +140,11 @@ def put(model: Any, operator: str, path: str = "") -> list[str]:
     return components
 
 
-def forget_checkpoints(value: Any) -> None:
-    """Random weights: nothing can be downloaded here."""
-    if isinstance(value, dict):
-        value.pop("pretrained", None)
-        init = value.get("init_cfg")
-        if isinstance(init, dict) and init.get("type") == "Pretrained":
-            value["init_cfg"] = None
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        for item in value:
-            forget_checkpoints(item)
-
-
 def load(scope: str, name: str) -> Config:
     """A shipped config, without checkpoints to download."""
     init_default_scope(scope)
     cfg = Config.fromfile(Path(get_installed_path(scope)) / ".mim" / "configs" / f"{name}.py")
-    forget_checkpoints(cfg.model)
+    cli.forget_checkpoints(cfg.model)
     return cfg
 
 
@@ -200,32 +188,6 @@ def reach(only: str) -> None:
         print(f"| {scope} | `{kind}` | {reached} | {left} | {listed} |")
 
 
-def inputs(scope: str, model: nn.Module, cfg: Config, size: int, training: bool) -> dict:
-    if scope == "mmdet":
-        from mmdet.testing import demo_mm_inputs
-
-        return demo_mm_inputs(
-            2 if training else 1,
-            [[3, size, size]] * (2 if training else 1),
-            num_items=[3] * (2 if training else 1),
-            num_classes=20,
-            with_mask=any(
-                step.get("with_mask", "Panoptic" in step["type"]) for step in cfg.train_pipeline
-            ),
-            with_semantic="panoptic" in type(model).__name__.lower(),
-        )
-    from mmengine.structures import PixelData
-    from mmseg.structures import SegDataSample
-
-    samples = []
-    for _ in range(2 if training else 1):
-        labels = torch.randint(0, 19, (1, size, size))
-        meta = dict(ori_shape=(size, size), img_shape=(size, size), pad_shape=(size, size))
-        samples.append(SegDataSample(gt_sem_seg=PixelData(data=labels), metainfo=meta))
-    images = [torch.randint(0, 255, (3, size, size), dtype=torch.uint8) for _ in samples]
-    return dict(inputs=images, data_samples=samples)
-
-
 def check(scope: str, name: str, operator: str, size: int = 128) -> tuple[str, str, list[str]]:
     """Letters of the steps that worked, the failure's message, and the components changed."""
     cfg = load(scope, name)
@@ -251,7 +213,7 @@ def check(scope: str, name: str, operator: str, size: int = 128) -> tuple[str, s
             return done, "no convolution was replaced", components
         done += "B"
         model.train()
-        data = model.data_preprocessor(inputs(scope, model, cfg, size, True), True)
+        data = cli.random_inputs(model, cfg, (size, size), True, images=2)
         losses = model(**data, mode="loss")
         total, _ = model.parse_losses(losses)
         total.backward()
@@ -267,7 +229,7 @@ def check(scope: str, name: str, operator: str, size: int = 128) -> tuple[str, s
         done += "T"
         model.eval()
         with torch.no_grad():
-            data = model.data_preprocessor(inputs(scope, model, cfg, size, False), False)
+            data = cli.random_inputs(model, cfg, (size, size), False)
             model(**data, mode="predict")
         done += "P"
         backbone = model.backbone if hasattr(model, "backbone") else model

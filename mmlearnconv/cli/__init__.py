@@ -11,7 +11,8 @@ from .config import (
 )
 from .data import check_data, set_data_root
 from .images import find_images, normalise, read_image
-from .models import build_model
+from .inputs import random_inputs
+from .models import build_model, forget_checkpoints
 from .run import run
 
 __all__ = [
@@ -22,8 +23,10 @@ __all__ = [
     "draw_predictions",
     "dump_predictions",
     "find_images",
+    "forget_checkpoints",
     "load_config",
     "normalise",
+    "random_inputs",
     "read_config",
     "read_image",
     "run",

@@ -55,6 +55,19 @@ def build_model(
     return model.eval(), cfg
 
 
+def forget_checkpoints(value: Any) -> None:
+    """Let a config's model, or a part of it, start from random weights, so that none is fetched."""
+    if isinstance(value, dict):
+        value.pop("pretrained", None)
+        init = value.get("init_cfg")
+        if isinstance(init, dict) and init.get("type") == "Pretrained":
+            value["init_cfg"] = None
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            forget_checkpoints(item)
+
+
 @contextmanager
 def _without_initialisation_logs() -> Iterator[None]:
     """A context in which mmengine does not print how it initialised each parameter."""

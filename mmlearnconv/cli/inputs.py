@@ -1,0 +1,67 @@
+"""Random images with ground truth, for models that are only tried."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from torch import nn
+
+
+def random_inputs(
+    model: nn.Module, cfg: Config, size: tuple[int, int], training: bool, images: int = 1
+) -> dict[str, Any]:
+    """Images of noise with ground truth, as the model's ``forward`` takes them.
+
+    Args:
+        model: a detector of mmdet or a segmentor of mmseg.
+        cfg: its config; says which toolbox, how many classes, and whether there are masks.
+        size: height and width of the images.
+        training: whether they are for ``mode='loss'``.
+        images: how many. Default: 1.
+    """
+    classes = min(_class_counts(cfg.model), default=20)
+    make = _segmentation if cfg.get("default_scope", "mmdet") == "mmseg" else _detection
+    return model.data_preprocessor(make(model, cfg, size, images, classes), training)
+
+
+def _class_counts(value: Any) -> Iterator[int]:
+    """Every ``num_classes`` in a config."""
+    if isinstance(value, dict):
+        if isinstance(value.get("num_classes"), int):
+            yield value["num_classes"]
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _class_counts(item)
+
+
+def _detection(
+    model: nn.Module, cfg: Config, size: tuple[int, int], images: int, classes: int
+) -> dict[str, Any]:
+    from mmdet.testing import demo_mm_inputs
+
+    steps = cfg.get("train_pipeline") or []
+    return demo_mm_inputs(
+        images,
+        [[3, *size]] * images,
+        num_items=[3] * images,
+        num_classes=classes,
+        with_mask=any(s.get("with_mask", "Panoptic" in str(s["type"])) for s in steps),
+        with_semantic="panoptic" in type(model).__name__.lower(),
+    )
+
+
+def _segmentation(
+    model: nn.Module, cfg: Config, size: tuple[int, int], images: int, classes: int
+) -> dict[str, Any]:
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+
+    samples = []
+    for _ in range(images):
+        labels = torch.randint(0, classes, (1, *size))
+        meta = dict(ori_shape=size, img_shape=size, pad_shape=size)
+        samples.append(SegDataSample(gt_sem_seg=PixelData(data=labels), metainfo=meta))
+    pixels = [torch.randint(0, 255, (3, *size), dtype=torch.uint8) for _ in samples]
+    return dict(inputs=pixels, data_samples=samples)
