@@ -9,6 +9,15 @@ from .version import __version__
 
 # ``mmlearnconv.ops`` needs torch alone.
 if find_spec("mmengine") is not None:
-    from . import analysis, catalog, datasets, engine, layers, models, surgery  # noqa: F401
+    from . import (  # noqa: F401
+        analysis,
+        catalog,
+        datasets,
+        engine,
+        layers,
+        models,
+        surgery,
+        visualization,
+    )
 
 __all__ = ["__version__"]

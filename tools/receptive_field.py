@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from mmlearnconv import cli
 from mmlearnconv.analysis import areas, centred, contribution
 from mmlearnconv.engine import atomic_write
+from mmlearnconv.visualization import normalise, read_image
 
 SAVE_EVERY = 10  # images
 
@@ -95,7 +96,7 @@ def load_image(place: Place, size: int, cfg: Config | None) -> Tensor:
     if isinstance(place.image, int):
         generator = torch.Generator().manual_seed(place.image)
         return torch.randn(3, size, size, generator=generator)
-    return cli.normalise(cli.read_image(place.image), (size, size), cfg)
+    return normalise(read_image(place.image), (size, size), cfg)
 
 
 def measure(

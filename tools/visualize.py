@@ -25,6 +25,9 @@ from mmlearnconv.visualization import (
     draw_point,
     draw_positions,
     layers_to_show,
+    normalise,
+    read_image,
+    size_for,
     write_page,
 )
 
@@ -100,11 +103,9 @@ def main() -> None:
         pictures = [draw_log(Path(args.log))] if args.log else []
         photographs = []
         for file in files:
-            image = cli.read_image(file)
-            scale = args.size / max(image.shape[:2])
-            # Strides of 32 divide it.
-            size = tuple(max(32, round(side * scale / 32) * 32) for side in image.shape[:2])
-            looked = SamplingPoints(model, cli.normalise(image, size, cfg), args.layer or ())
+            image = read_image(file)
+            pixels = normalise(image, size_for(image, args.size), cfg)
+            looked = SamplingPoints(model, pixels, args.layer or ())
             layers = args.layer or layers_to_show(model, looked)
             if not layers:
                 raise ValueError(f"{args.model}: has no convolution larger than 1x1 that runs")

@@ -157,11 +157,11 @@ def _run(model: nn.Module, image: Tensor, modules: dict[str, nn.Module]) -> dict
         module.register_forward_hook(lambda _, args, output, name=name: keep(name, args, output))
         for name, module in modules.items()
     ]
-    device = next((p.device for p in model.parameters()), image.device)
+    like = next(model.parameters(), image)
     run: Callable[[Tensor], Any] = getattr(model, "extract_feat", model)
     try:
         with torch.enable_grad():
-            run(image.detach()[None].to(device).requires_grad_())
+            run(image.detach()[None].to(like).requires_grad_())
     finally:
         for handle in handles:
             handle.remove()

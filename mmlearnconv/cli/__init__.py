@@ -10,7 +10,7 @@ from .config import (
     use_auto_scale_lr,
 )
 from .data import check_data, set_data_root
-from .images import find_images, normalise, read_image
+from .images import find_images
 from .inputs import random_inputs
 from .models import build_model, forget_checkpoints
 from .run import run
@@ -25,10 +25,8 @@ __all__ = [
     "find_images",
     "forget_checkpoints",
     "load_config",
-    "normalise",
     "random_inputs",
     "read_config",
-    "read_image",
     "run",
     "set_data_root",
     "use_amp",

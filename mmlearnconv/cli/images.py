@@ -1,19 +1,11 @@
-"""Images that a command line names, as a model takes them."""
+"""Images that a command line names."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import mmcv
-import numpy as np
-import torch
-from mmengine.config import Config
 from mmengine.utils import scandir
-from torch import Tensor
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-# Of images in RGB, where a config does not say: ImageNet's.
-_MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 def find_images(option: str, paths: Sequence[str], most: int | None = None) -> list[Path]:
@@ -39,28 +31,3 @@ def find_images(option: str, paths: Sequence[str], most: int | None = None) -> l
     if not files:
         raise ValueError(f"{option} {' '.join(paths)}: no file that ends with {SUFFIXES}")
     return files[:most]
-
-
-def read_image(path: Path) -> np.ndarray:
-    """``(H, W, 3)``, RGB.
-
-    Raises:
-        ValueError: the file is no image.
-    """
-    image = mmcv.imread(path)
-    if image is None:
-        raise ValueError(f"{path}: could not be read as an image")
-    return np.ascontiguousarray(image[..., ::-1])
-
-
-def normalise(image: np.ndarray, size: tuple[int, int], cfg: Config | None) -> Tensor:
-    """An image ``(H, W, 3)`` in RGB as a config's model takes it, ``(3, *size)``.
-
-    Without a config, or where it says nothing, with ImageNet's mean and deviation.
-    """
-    own: dict[str, Any] = {} if cfg is None else cfg.model.get("data_preprocessor") or {}
-    image = mmcv.imresize(image, size[::-1], interpolation="bicubic")
-    if not own.get("bgr_to_rgb", True):
-        image = image[..., ::-1]
-    mean, std = (np.array(own.get(k) or v) for k, v in (("mean", _MEAN), ("std", _STD)))
-    return torch.from_numpy((image - mean) / std).permute(2, 0, 1).float()

@@ -1,5 +1,7 @@
-"""Pictures of what layers learned, and a page that holds them."""
+"""Pictures of what layers learned, a page that holds them, and a hook that draws while training."""
 
+from .hook import LearnableConvPictureHook
+from .images import normalise, read_image, size_for
 from .log import draw_log
 from .page import write_page
 from .picture import Picture
@@ -7,11 +9,15 @@ from .pictures import draw_layers, draw_positions
 from .sampled import draw_point, layers_to_show
 
 __all__ = [
+    "LearnableConvPictureHook",
     "Picture",
     "draw_layers",
     "draw_log",
     "draw_point",
     "draw_positions",
     "layers_to_show",
+    "normalise",
+    "read_image",
+    "size_for",
     "write_page",
 ]
