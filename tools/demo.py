@@ -1,0 +1,173 @@
+"""Draw what a trained model finds in images, folders of images or videos.
+
+python tools/demo.py INPUT CONFIG CHECKPOINT --out DIR [--score 0.3] [--device cuda]
+
+Detectors and segmentors, swapped and folded models too. DIR gets each image under its own name, or
+the video as .mp4; and beside it, what was predicted: boxes, labels and scores as .json, or the
+labels of all pixels as .labels.png.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import mmcv
+import numpy as np
+from mmengine.config import Config, DictAction
+from mmengine.utils import ProgressBar
+
+from mmlearnconv import cli
+from mmlearnconv.engine import CheckpointError, atomic_write, enforce_weights_only
+from mmlearnconv.visualization import read_image
+
+VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("input", metavar="INPUT", help="image, folder of images, or video")
+    parser.add_argument("config", metavar="CONFIG", help="config file")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="checkpoint file")
+    parser.add_argument("--out", required=True, type=Path, help="folder for what is drawn")
+    parser.add_argument(
+        "--score", type=float, default=0.3, help="draw boxes of at least this score; default: 0.3"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu or cuda; default: cpu")
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="as tools/train.py")
+    cli.add_trust_option(parser)
+    return parser
+
+
+class Model:
+    """mmdet's or mmseg's inferencer, for one image at a time."""
+
+    def __init__(self, cfg: Config, checkpoint: str, device: str, score: float) -> None:
+        options: dict[str, Any] = dict(weights=checkpoint, device=device, show_progress=False)
+        # Backbones are not to be fetched: the checkpoint has their weights.
+        cli.forget_checkpoints(cfg.model)
+        segments = cfg.get("default_scope", "mmdet") == "mmseg"
+        kind = "SegLocalVisualizer" if segments else "DetLocalVisualizer"
+        cfg.visualizer = dict(type=kind, name="demo")
+        if segments:
+            from mmseg.apis import MMSegInferencer
+
+            self.inferencer = MMSegInferencer(cfg, **options)
+            self.options: dict[str, Any] = {}
+        else:
+            from mmdet.apis import DetInferencer
+
+            self.inferencer = DetInferencer(cfg, **options)
+            self.options = dict(pred_score_thr=score)
+
+    def __call__(self, image: np.ndarray) -> tuple[np.ndarray, Any]:
+        """The picture in RGB, and labels of pixels or a dict of boxes, labels and scores."""
+        # Inferencers take images as mmcv reads them, BGR, and draw on RGB.
+        found = self.inferencer(image[..., ::-1], return_vis=True, **self.options)
+        picture, prediction = found["visualization"], found["predictions"]
+        if isinstance(picture, list):
+            picture, prediction = picture[0], prediction[0]
+        return picture, prediction
+
+
+def save_prediction(prediction: Any, path: Path) -> None:
+    """Labels as PNG, all else as JSON, beside the picture ``path``."""
+    if isinstance(prediction, np.ndarray):
+        with atomic_write(path.with_name(path.name + ".labels.png")) as file:
+            mmcv.imwrite(prediction.astype(np.uint8), str(file))
+    else:
+        with atomic_write(path.with_name(path.name + ".json")) as file:
+            file.write_text(json.dumps(prediction))
+
+
+def draw_images(model: Model, files: list[Path], root: Path, out: Path) -> list[str]:
+    """Draw images; what those that cannot be read have to say."""
+    failures = []
+    bar = ProgressBar(len(files), file=sys.stderr)
+    for path in files:
+        try:
+            picture, prediction = model(read_image(path))
+        except ValueError as error:
+            failures.append(str(error))
+            continue
+        finally:
+            bar.update()
+        target = out / path.relative_to(root)
+        with atomic_write(target) as file:
+            mmcv.imwrite(np.ascontiguousarray(picture[..., ::-1]), str(file))
+        save_prediction(prediction, target)
+    print(file=sys.stderr)
+    return failures
+
+
+def draw_video(model: Model, path: Path, out: Path) -> int:
+    """Draw a video; how many frames it has.
+
+    Raises:
+        ValueError: the file is no video that OpenCV reads.
+    """
+    video = mmcv.VideoReader(str(path))
+    if not video.opened or not video.width:
+        raise ValueError(f"{path}: could not be read as a video")
+    out.mkdir(parents=True, exist_ok=True)
+    target = out / f"{path.stem}.mp4"
+    bar = ProgressBar(len(video), file=sys.stderr)
+    predictions: list[Any] = []
+    count = 0
+    with atomic_write(target) as file:
+        writer = None
+        for frame in video:
+            count += 1
+            picture, prediction = model(np.ascontiguousarray(frame[..., ::-1]))
+            if writer is None:
+                size = picture.shape[1], picture.shape[0]
+                writer = cv2.VideoWriter(
+                    str(file), cv2.VideoWriter_fourcc(*"mp4v"), video.fps or 25, size
+                )
+            writer.write(np.ascontiguousarray(picture[..., ::-1]))
+            if not isinstance(prediction, np.ndarray):
+                predictions.append(prediction)
+            bar.update()
+        if writer is None:
+            raise ValueError(f"{path}: has no frame")
+        writer.release()
+    if predictions:
+        save_prediction(predictions, target)
+    print(file=sys.stderr)
+    return count
+
+
+def main() -> None:
+    args = arguments().parse_args()
+    source = Path(args.input)
+    failures: list[str] = []
+    try:
+        if not Path(args.checkpoint).is_file():
+            raise FileNotFoundError(f"checkpoint {args.checkpoint} does not exist")
+        video = source.suffix.lower() in VIDEOS
+        files = [] if video else cli.find_images("INPUT", [args.input])
+        if video and not source.is_file():
+            raise FileNotFoundError(f"INPUT {source}: does not exist")
+        root = source if source.is_dir() else source.parent
+        if args.out.resolve() == root.resolve():
+            raise ValueError(f"--out {args.out}: is the folder of INPUT; name another one")
+        cfg = cli.read_config(args.config, args.cfg_options)
+        enforce_weights_only(args.trust_checkpoint)
+        model = Model(cfg, args.checkpoint, args.device, args.score)
+        if video:
+            print(f"{draw_video(model, source, args.out)} frames in {args.out}/{source.stem}.mp4")
+        else:
+            failures = draw_images(model, files, root, args.out)
+            print(f"{len(files) - len(failures)} of {len(files)} images in {args.out}")
+    except (CheckpointError, FileNotFoundError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    if failures:
+        sys.exit("error: " + "\n".join(failures))
+
+
+if __name__ == "__main__":
+    main()
