@@ -34,3 +34,25 @@ def test_links_lead_somewhere(page):
     for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
         if "://" not in link:
             assert (page.parent / link).exists(), link
+
+
+def commands():
+    """Command lines of our tools in the pages, with the page."""
+    for page in PAGES:
+        for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL):
+            for line in block.replace("\\\n", " ").splitlines():
+                if found := re.match(r"python (tools/\w+\.py)(.*)", line.partition("  #")[0]):
+                    yield page.name, found[1], found[2]
+
+
+@pytest.mark.parametrize(("page", "tool", "arguments"), list(commands()))
+def test_options_in_commands_exist(page, tool, arguments):
+    known = (ROOT / tool).read_text() + (ROOT / "mmlearnconv/cli/arguments.py").read_text()
+    for option in re.findall(r"(?<!\S)--[\w-]+", arguments):
+        assert f'"{option}"' in known, f"{page}: {tool} has no {option}"
+
+
+def test_the_site_names_every_page():
+    site = (ROOT / "mkdocs.yml").read_text()
+    for page in (ROOT / "docs").glob("*.md"):
+        assert re.search(rf": {page.name}$", site, re.MULTILINE), page.name

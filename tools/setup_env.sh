@@ -105,8 +105,8 @@ if [ -z "$absent" ]; then
     absent="$(missing "$PYTHON" - ${NEED:-})"
     if [ -n "$absent" ]; then
         echo "the active environment, $PYTHON, has no $absent. Install what tests need, at the versions" \
-            "that requirements.txt names under 'Types' and 'Tests':" \
-            "pip install pytest pytest-xdist ruff mypy clang-format build dcls onnx onnxruntime onnxscript" \
+            "that requirements.txt names under 'Types', 'Tests' and 'Documentation':" \
+            "pip install pytest pytest-xdist ruff mypy clang-format build dcls onnx onnxruntime onnxscript mkdocs-material mkdocstrings-python" \
             "Or deactivate the environment: then one is made in .venv" >&2
         exit 1
     fi

@@ -41,8 +41,7 @@ class CoCConv2d(LearnableConv2d):
     super kernel; ``gain`` starts at the drawn kernel's deviation.
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
-            padding_mode: as ``nn.Conv2d``.
+        in_channels ... padding_mode: as ``nn.Conv2d``.
         association: kernels along each side of a sheet; 1 for no association. Default: 2.
         super_layers: super convolutions one after the other. Default: 1.
         skip: whether a super convolution adds its input. Default: ``True``.

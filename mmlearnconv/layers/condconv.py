@@ -41,8 +41,7 @@ class CondConv2d(LearnableConv2d):
     ``routing_bias`` (experts), which start at zero: every expert has weight 0.5.
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
-            padding_mode: as ``nn.Conv2d``.
+        in_channels ... padding_mode: as ``nn.Conv2d``.
         num_experts: kernels to mix. Default: 8.
 
     Raises:

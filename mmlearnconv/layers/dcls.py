@@ -56,8 +56,7 @@ class DCLSConv(LearnableConv):
     kernel's norm. It leaves widths, and positions unless ``position_init='grid'``, as they are.
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
-            padding_mode: as ``nn.Conv2d``; ``dilation`` dilates the constructed kernel.
+        in_channels ... padding_mode: as ``nn.Conv2d``; ``dilation`` dilates the constructed kernel.
         kernel_count: elements per kernel. Default: 34 for 7x7, 5 for 3x3, else the kernel's cells
             along the learned axes divided by the parameters of an element (3 in two dimensions),
             rounded down, at least 1.

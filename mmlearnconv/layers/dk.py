@@ -47,8 +47,7 @@ class DeformableKernelConv2d(LearnableConv2d):
     and ``routing_weight`` (experts, in) and ``routing_bias`` (experts) mix it for each image.
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
-            padding_mode: as ``nn.Conv2d``.
+        in_channels ... padding_mode: as ``nn.Conv2d``.
         mode: ``'local'`` or ``'global'``. Default: local for depthwise convolutions, as in the
             paper, and global for all others.
         scope: cells of the kernel space on each side, at least the kernel's. Default: 4 for 3, 2

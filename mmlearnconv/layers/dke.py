@@ -44,8 +44,7 @@ class DKEConv2d(LearnableConv2d):
     ``attention_weight`` (points, in) and ``attention_bias`` (points). Buffer: ``alpha``.
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
-            padding_mode: as ``nn.Conv2d``.
+        in_channels ... padding_mode: as ``nn.Conv2d``.
         points: taps per kernel. Default: one per cell of the replaced kernel.
         interpolation: ``'gauss'`` or ``'bilinear'``. Default: ``'gauss'``.
         alpha: sharpness of the Gaussian, above 0. Default: 2.

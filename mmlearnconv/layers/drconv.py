@@ -39,8 +39,7 @@ class DRConv2d(LearnableConv2d):
     ``offset``; they load.
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
-            padding_mode: as ``nn.Conv2d``.
+        in_channels ... padding_mode: as ``nn.Conv2d``.
         regions: m. Default: 8.
         base_weight: whether to add a learned static kernel to all filters; the generated ones then
             start at zero. Default: ``True``.

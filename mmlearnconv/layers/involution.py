@@ -36,8 +36,8 @@ class Involution2d(LearnableConv2d):
     out differ. Buffers: ``norm_mean``, ``norm_var`` (hidden).
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, bias, padding_mode: as
-            ``nn.Conv2d``; the paper's networks use 7x7 in place of 3x3.
+        in_channels ... padding_mode: as ``nn.Conv2d``, but for ``groups``; the paper's networks use
+            7x7 in place of 3x3.
         groups: groups of the 1x1 convolution, if there is one; the involution is per channel.
         group_channels: number of output channels that share a kernel; if it does not divide the
             output channels, all of them share one. Default: 16.

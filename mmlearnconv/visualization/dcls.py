@@ -7,6 +7,7 @@ from ..layers import DCLSConv2d
 from .picture import SEQUENTIAL, Picture, grid, panels, short, show_kernel
 
 _KERNELS = 12
+_BINS = 5  # per cell, so that small moves are seen
 
 
 def draw(layers: dict[str, DCLSConv2d]) -> list[Picture]:
@@ -26,7 +27,8 @@ def positions(layers: dict[str, DCLSConv2d]) -> Picture:
             [owner.positions.detach().float().cpu().flatten(1).numpy() for owner in owners], 1
         )
         window = members[0].dilated_kernel_size
-        edges = [np.arange(size + 1) - size // 2 - 0.5 for size in window]
+        steps = [np.arange(size * _BINS + 1) / _BINS for size in window]
+        edges = [s - size // 2 - 0.5 for s, size in zip(steps, window, strict=True)]
         counts, _, _ = np.histogram2d(*found, bins=edges)
         extent = (edges[1][0], edges[1][-1], edges[0][-1], edges[0][0])
         mesh = density.imshow(counts, cmap=SEQUENTIAL, extent=extent)

@@ -58,8 +58,8 @@ def draw_point(
         found = looked.of(layer, (row, column), POINTS_SHOWN, [layer, *first])
         axis.imshow(image)
         scale = image.shape[0] / looked.size[0], image.shape[1] / looked.size[1]
-        kinds = [(_FIRST, "through all layers")] * len(first) + [(_OWN, "the layer itself")]
-        for shown, (colour, label) in zip([*first, layer], kinds, strict=True):
+        kinds = [(_OWN, "the layer itself")] + [(_FIRST, "through all layers")] * len(first)
+        for shown, (colour, label) in zip([layer, *first], kinds, strict=True):
             if shown in found:
                 _dots(axis, found[shown], scale, colour, label)
         axis.plot(

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from mmlearnconv.datasets import make_shapes, shapes_root
+from mmlearnconv.datasets import Style, make_shapes, shapes_root
 from mmlearnconv.datasets.shapes import KINDS, ShapesDataset, ShapesSegDataset
 
 SPLITS = dict(train=60, val=6)
@@ -93,3 +93,22 @@ def test_data_sets_of_both_toolboxes(root):
     )
     assert len(segmentation) == SPLITS["val"]
     assert segmentation.metainfo["classes"] == ("background", *KINDS)
+
+
+def test_a_split_s_style_sets_sizes_and_turns(tmp_path):
+    splits = dict(train=1, val=1, upright=30, small=30)
+    styles = dict(
+        upright=Style(radii=(20, 20), turns=(0, 0)), small=Style(radii=(7, 9), turns=(0, 0))
+    )
+    folder = make_shapes(tmp_path / "styled", splits, styles)
+    areas = {}
+    for split in styles:
+        coco = COCO(str(folder / "annotations" / f"{split}.json"))
+        single = [a for a in coco.anns.values() if not a["iscrowd"]]
+        areas[split] = np.median([a["area"] for a in single])
+        # A rectangle of radius r that is not turned: 2 r wide, at most 1.1 r high.
+        for a in single:
+            if KINDS[a["category_id"] - 1] == "rectangle" and split == "upright":
+                assert a["bbox"][2] <= 42
+                assert a["bbox"][3] <= 24
+    assert areas["small"] < areas["upright"] / 4
