@@ -1,4 +1,4 @@
-"""Lets pages link to files of the repository, which the site does not have: it shows their paths."""
+"""Lets pages link to files of the repository, which the site lacks: it shows their paths."""
 
 import re
 from typing import Any
