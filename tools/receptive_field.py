@@ -77,18 +77,8 @@ def find_places(args: argparse.Namespace) -> list[Place]:
     files = cli.find_images("--images", args.images, args.num_images)
     if args.ann_file is None:
         return [Place(file, centre) for file in files]
-    known = json.loads(Path(args.ann_file).read_text())
-    sizes = {i["id"]: (i["file_name"], i["height"], i["width"]) for i in known["images"]}
-    points: dict[str, list[tuple[float, float]]] = {}
-    for annotation in known["annotations"]:
-        file_name, height, width = sizes[annotation["image_id"]]
-        x, y, w, h = annotation["bbox"]
-        point = (y + h / 2) / height, (x + w / 2) / width
-        points.setdefault(Path(file_name).name, []).append(point)
-    places = [Place(file, point) for file in files for point in points.get(file.name, [])]
-    if not places:
-        raise ValueError(f"--ann-file {args.ann_file}: has no box on any of {len(files)} images")
-    return places
+    boxes = cli.find_boxes("--ann-file", args.ann_file, files)
+    return [Place(box.image, box.centre) for box in boxes]
 
 
 def load_image(place: Place, size: int, cfg: Config | None) -> Tensor:

@@ -10,18 +10,23 @@ network: click a place of an image to see where the network looks to compute its
 import argparse
 import io
 import sys
+from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 
-from mmengine.config import DictAction
+from mmengine.config import Config, DictAction
 from PIL import Image
+from torch import nn
 
 from mmlearnconv import cli
 from mmlearnconv.analysis import SamplingPoints
+from mmlearnconv.analysis.sampling import Call
 from mmlearnconv.engine import atomic_write
 from mmlearnconv.visualization import (
     Picture,
     draw_layers,
     draw_log,
+    draw_objects,
     draw_point,
     draw_positions,
     layers_to_show,
@@ -59,6 +64,10 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--size", type=int, default=512, help="longer side that images get; default: 512"
     )
+    parser.add_argument(
+        "--ann-file",
+        help="COCO annotations of --image: DK's offsets at the objects of all of them, by t-SNE",
+    )
     parser.add_argument("--log", help="scalars.json of a run with LearnableConvStatsHook")
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="as tools/train.py")
     cli.add_trust_option(parser)
@@ -71,6 +80,19 @@ def point(text: str) -> tuple[float, float]:
     if len(values) != 2 or not all(0 <= value <= 1 for value in values):
         raise argparse.ArgumentTypeError(f"{text!r}: must be two numbers from 0 to 1, like 0.5,0.5")
     return values
+
+
+def looks(
+    model: nn.Module, cfg: Config | None, args: argparse.Namespace
+) -> Iterator[tuple[dict[str, Call], list[cli.Box]]]:
+    """What each layer got from each annotated image, and the image's objects."""
+    if not args.image:
+        raise ValueError("--ann-file needs --image")
+    boxes = cli.find_boxes("--ann-file", args.ann_file, cli.find_images("--image", args.image))
+    for file, found in groupby(boxes, key=lambda box: box.image):
+        image = read_image(file)
+        pixels = normalise(image, size_for(image, args.size), cfg)
+        yield SamplingPoints(model, pixels).calls, list(found)
 
 
 def side_by_side(name: str, frames: list[Picture], out: Path) -> None:
@@ -113,11 +135,13 @@ def main() -> None:
             for x, y in args.point or [(0.5, 0.5)]:
                 name = f"sampling_{file.stem}_{x:g}_{y:g}"
                 pictures.append(draw_point(looked, layers, image, (x, y), name))
+        if args.ann_file:
+            pictures += draw_objects(model, looks(model, cfg, args))
         first = photographs[0] if photographs else None
         pictures += draw_layers(model, *((first and (first[2].calls, first[1])) or ()))
         if not pictures:
             raise ValueError(f"{args.model}: nothing to draw without --image and --log")
-    except (FileNotFoundError, ValueError) as error:
+    except (FileNotFoundError, ImportError, ValueError) as error:
         sys.exit(f"error: {error}")
     out.mkdir(parents=True, exist_ok=True)
     for picture in pictures:

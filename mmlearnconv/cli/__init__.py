@@ -10,18 +10,20 @@ from .config import (
     use_auto_scale_lr,
 )
 from .data import check_data, set_data_root
-from .images import find_images
+from .images import Box, find_boxes, find_images
 from .inputs import random_inputs
 from .models import build_model, forget_checkpoints
 from .run import run
 
 __all__ = [
+    "Box",
     "add_trust_option",
     "argument_parser",
     "build_model",
     "check_data",
     "draw_predictions",
     "dump_predictions",
+    "find_boxes",
     "find_images",
     "forget_checkpoints",
     "load_config",

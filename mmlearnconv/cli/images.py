@@ -1,7 +1,9 @@
 """Images that a command line names."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from mmengine.utils import scandir
 
@@ -31,3 +33,52 @@ def find_images(option: str, paths: Sequence[str], most: int | None = None) -> l
     if not files:
         raise ValueError(f"{option} {' '.join(paths)}: no file that ends with {SUFFIXES}")
     return files[:most]
+
+
+class Box(NamedTuple):
+    """An annotated object of an image.
+
+    Args:
+        image: the file.
+        centre: row and column of the box's centre, in shares of the image's height and width.
+        share: the box's share of the image's area.
+        category: name of its class.
+    """
+
+    image: Path
+    centre: tuple[float, float]
+    share: float
+    category: str
+
+
+def find_boxes(option: str, ann_file: str, files: Sequence[Path]) -> list[Box]:
+    """The objects that COCO annotations name in images, found by the files' names.
+
+    Args:
+        option: the option that gave the annotations, for errors.
+        ann_file: file of annotations.
+        files: the images.
+
+    Raises:
+        FileNotFoundError: there are no such annotations.
+        ValueError: the file holds no annotations of COCO, or no box in any of the images.
+    """
+    if not Path(ann_file).is_file():
+        raise FileNotFoundError(f"{option} {ann_file}: does not exist")
+    boxes: dict[str, list[tuple[tuple[float, float], float, str]]] = {}
+    try:
+        known = json.loads(Path(ann_file).read_text())
+        sizes = {i["id"]: (i["file_name"], i["height"], i["width"]) for i in known["images"]}
+        categories = {c["id"]: c["name"] for c in known["categories"]}
+        for annotation in known["annotations"]:
+            file_name, height, width = sizes[annotation["image_id"]]
+            x, y, w, h = annotation["bbox"]
+            centre = (y + h / 2) / height, (x + w / 2) / width
+            box = centre, w * h / (height * width), categories[annotation["category_id"]]
+            boxes.setdefault(Path(file_name).name, []).append(box)
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{option} {ann_file}: are no annotations of COCO: {error!r}") from error
+    found = [Box(file, *box) for file in files for box in boxes.get(file.name, [])]
+    if not found:
+        raise ValueError(f"{option} {ann_file}: has no box on any of {len(files)} images")
+    return found

@@ -1,16 +1,21 @@
 """Pictures of DK: how the kernel is resampled."""
 
+from collections import Counter
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..analysis.sampling import Call
 from ..layers import DeformableKernelConv2d
-from .picture import Picture, grid, panels, short, show_kernel
+from .picture import SEQUENTIAL, Picture, grid, panels, short, show_kernel
 
 _LAYERS = 8
 _PLACES = 9
 _CHUNK = 256  # locations
+_CLASSES = 8
+_FEWEST = 4
 
 
 def draw(
@@ -101,3 +106,60 @@ def kernels(name: str, layer: DeformableKernelConv2d, call: Call, image: np.ndar
         "add, blue ones subtract. Equal kernels mean that the layer does not adapt here."
     )
     return Picture("dk_kernels", f"DK: resampled kernels of {name}", caption, figure)
+
+
+def offsets_at(
+    layer: DeformableKernelConv2d, call: Call, centres: Sequence[tuple[float, float]]
+) -> np.ndarray:
+    """Positions of a local layer's taps at places, given in shares: ``(places, 2 taps)``."""
+    size = torch.tensor(call.output.shape[2:])
+    places = (torch.tensor(centres) * size).long().clamp(max=size - 1)
+    with torch.no_grad():
+        found = layer.tap_positions(places.to(call.output.device), call.args[0])
+    return found.flatten(1).cpu().numpy()
+
+
+def draw_objects(
+    name: str, found: np.ndarray, shares: Sequence[float], categories: Sequence[str]
+) -> Picture:
+    """Offsets at objects, in two dimensions by t-SNE, by size and class (figure 3 of the paper).
+
+    Args:
+        name: of the layer.
+        found: :func:`offsets_at` the objects' centres, ``(objects, 2 taps)``.
+        shares: the objects' shares of their image's area.
+        categories: their classes.
+
+    Raises:
+        ImportError: scikit-learn is not installed.
+        ValueError: there are fewer than four objects.
+    """
+    try:
+        from sklearn.manifold import TSNE
+    except ImportError as error:
+        raise ImportError("t-SNE needs scikit-learn: pip install scikit-learn") from error
+    if len(found) < _FEWEST:
+        raise ValueError(f"{len(found)} objects are too few for t-SNE; at least {_FEWEST}")
+    perplexity = min(30, (len(found) - 1) / 3)
+    rows, columns = (
+        TSNE(perplexity=perplexity, init="random", random_state=0).fit_transform(found).T
+    )
+    figure, axes = panels(1, 2, 3.6, 3.4)
+    by_size, by_class = axes[0]
+    picture = by_size.scatter(columns, rows, s=8, c=np.sqrt(shares), cmap=SEQUENTIAL)
+    figure.colorbar(picture, ax=by_size, label="side of the box / side of the image")
+    by_size.set_title("by size", fontsize="small")
+    frequent = [category for category, _ in Counter(categories).most_common(_CLASSES)]
+    for category in frequent:
+        chosen = np.array([c == category for c in categories])
+        by_class.scatter(columns[chosen], rows[chosen], s=8, label=category)
+    by_class.set_title(f"by class (the {len(frequent)} most frequent)", fontsize="small")
+    by_class.legend(fontsize="xx-small")
+    for axis in axes[0]:
+        axis.set(xlabel="first dimension of t-SNE", ylabel="second dimension")
+    caption = (
+        f"The offsets of {name} at the centres of {len(found)} objects, laid out so that similar "
+        "ones are neighbours: left coloured by the object's size, right by its class. Clusters of "
+        "one colour mean that the kernel adapts to it."
+    )
+    return Picture("dk_objects", f"DK: offsets at objects, {name}", caption, figure)

@@ -1,7 +1,8 @@
 """All pictures of a model's layers, by operator."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from inspect import signature
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -72,3 +73,33 @@ def draw_layers(
             further = (calls, image) if len(signature(draw).parameters) > 1 else ()
             found += draw(layers, *further)
     return found
+
+
+def draw_objects(
+    model: nn.Module, looks: Iterable[tuple[dict[str, Call], Sequence[Any]]]
+) -> list[Picture]:
+    """DK's offsets at annotated objects, by size and class; none in a model without a local DK.
+
+    Args:
+        model: the model.
+        looks: for each image what each layer got from it, and its objects, each with ``centre``,
+            ``share`` and ``category``.
+
+    Raises:
+        ImportError: scikit-learn is not installed.
+        ValueError: there are fewer than four objects.
+    """
+    layers = [
+        (name, layer)
+        for name, layer in model.named_modules()
+        if isinstance(layer, DeformableKernelConv2d) and layer.mode == "local"
+    ]
+    if not layers:
+        return []
+    name, layer = layers[-1]
+    offsets, boxes = [], []
+    for calls, found in looks:
+        offsets.append(dk.offsets_at(layer, calls[name], [box.centre for box in found]))
+        boxes += found
+    shares, categories = [box.share for box in boxes], [box.category for box in boxes]
+    return [dk.draw_objects(name, np.concatenate(offsets), shares, categories)]

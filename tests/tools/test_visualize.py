@@ -22,6 +22,7 @@ from mmlearnconv.layers import (
     DRConv2d,
 )
 from mmlearnconv.visualization import draw_layers, draw_log, draw_positions, layers_to_show
+from mmlearnconv.visualization.dk import offsets_at
 
 HERE = "tests.tools.test_visualize"
 PICTURES = {
@@ -245,3 +246,66 @@ def test_layers_that_are_not_there_are_named(tmp_path, image, run_tool):
     assert said == "error: layer: 'neck' is no module of Sequential"
     said = run_tool("visualize", f"{HERE}:pointwise", *arguments)
     assert "has no convolution larger than 1x1 that runs" in said
+
+
+def small_and_large(tmp_path):
+    """Images, dark left and bright right, with a small object on the dark and a large one on the
+    bright half of each."""
+    images, annotations = [], []
+    for number in range(4):
+        pixels = np.zeros((64, 64, 3), np.uint8)
+        pixels[:, 32:] = 200 + 5 * number
+        cv2.imwrite(str(tmp_path / f"{number}.png"), pixels)
+        images.append(dict(id=number, file_name=f"{number}.png", height=64, width=64))
+        for category, box in ((1, [12, 28, 8, 8]), (2, [36, 12, 24, 40])):
+            annotations.append(dict(image_id=number, category_id=category, bbox=box))
+    categories = [dict(id=1, name="small"), dict(id=2, name="large")]
+    file = tmp_path / "objects.json"
+    file.write_text(json.dumps(dict(images=images, annotations=annotations, categories=categories)))
+    return file
+
+
+def test_offsets_at_objects(tmp_path, run_tool):
+    annotations = small_and_large(tmp_path)
+    model = dk()
+    # Offsets follow the brightness.
+    nn.init.constant_(model[2].offset_weight, 0.01)
+    checkpoint, out = tmp_path / "weights.pth", tmp_path / "out"
+    torch.save(model.state_dict(), checkpoint)
+    arguments = "--image", tmp_path, "--num-images", 1, "--size", 64, "--out", out
+    said = run_tool(*("visualize", f"{HERE}:dk", checkpoint, "--ann-file", annotations, *arguments))
+    assert "pictures" in said
+    assert (out / "dk_objects.png").is_file()
+    # Only one of the images is in the page, but the objects of all are in the picture.
+    assert len(page_of(out)[1]) == 1
+    assert "centres of 8 objects" in page_of(out)[0]
+
+
+def test_offsets_are_those_of_the_boxes_centres():
+    layer = DeformableKernelConv2d(1, 1, 3, padding=1, mode="local")
+    looked = SamplingPoints(nn.Sequential(layer), torch.arange(64.0).view(1, 8, 8))
+    nn.init.constant_(layer.offset_weight, 0.001)
+    call = looked.calls["0"]
+    found = offsets_at(layer, call, [(0.3, 0.9), (1.0, 0.0)])
+    expected = layer.tap_positions(torch.tensor([[2, 7], [7, 0]]), call.args[0])
+    assert np.array_equal(found, expected.detach().flatten(1).numpy())
+    assert not np.array_equal(found[0], found[1])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "--ann-file none.json: does not exist"),
+        ("{", "are no annotations of COCO"),
+        ("{}", "are no annotations of COCO: KeyError('images')"),
+        ('{"images": [], "categories": [], "annotations": []}', "has no box on any of 1 images"),
+    ],
+)
+def test_wrong_annotations_are_named(text, message, tmp_path, image, run_tool):
+    file = "none.json"
+    if text is not None:
+        file = tmp_path / "objects.json"
+        file.write_text(text)
+    arguments = "--ann-file", file, "--out", tmp_path / "out", "--size", 64
+    assert message in run_tool("visualize", f"{HERE}:dk", "--image", image, *arguments)
+    assert run_tool("visualize", f"{HERE}:dk", *arguments) == "error: --ann-file needs --image"
