@@ -6,7 +6,7 @@
 # Further arguments go to pytest.
 ALL=false
 [ "${1:-}" != --all ] || { ALL=true; shift; }
-NEED="pytest xdist ruff mypy clang_format build DCLS onnxscript sklearn mkdocs material mkdocstrings" source "$(dirname "$0")/setup_env.sh"
+NEED="pytest xdist ruff mypy clang_format build DCLS onnxscript sklearn latex2mathml mkdocs material mkdocstrings" source "$(dirname "$0")/setup_env.sh"
 cd "$ROOT"
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
