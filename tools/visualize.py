@@ -97,7 +97,7 @@ def looks(
 
 def side_by_side(name: str, frames: list[Picture], out: Path) -> None:
     """An animation, a frame per checkpoint."""
-    images = [Image.open(io.BytesIO(frame.png())).convert("RGB") for frame in frames]
+    images = [Image.open(io.BytesIO(frame.png)).convert("RGB") for frame in frames]
     with atomic_write(out / f"{name}.gif") as file:
         options = dict(append_images=images[1:], duration=FRAME_MILLISECONDS, loop=0)
         images[0].save(file, format="GIF", save_all=True, **options)
@@ -146,7 +146,7 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     for picture in pictures:
         with atomic_write(out / f"{picture.name}.png") as file:
-            file.write_bytes(picture.png())
+            file.write_bytes(picture.png)
     for name, found in frames.items():
         side_by_side(name, found, out)
     title = args.model.rpartition(":")[2] if ":" in args.model else Path(args.model).stem

@@ -1,7 +1,7 @@
 """Pictures of CoC: kernels that collaborated."""
 
 from ..layers import CoCConv2d
-from .picture import Picture, grid, panels, short, show_kernel
+from .picture import Picture, grid, name_axes, name_panel, panels, short, show_kernel
 
 _SHEETS = 4
 _SUPER = 12
@@ -29,10 +29,8 @@ def sheets(name: str, layer: CoCConv2d) -> Picture:
             for cut in range(1, a):
                 axis.axhline(cut * size[0] - a * size[0] / 2, color="k", linewidth=0.8)
                 axis.axvline(cut * size[1] - a * size[1] / 2, color="k", linewidth=0.8)
-            axis.set_title(f"group {number}: {label}", fontsize="small")
-            axis.tick_params(labelsize="x-small")
-    figure.supxlabel("column (cells)", fontsize="small")
-    figure.supylabel("row (cells)", fontsize="small")
+            name_panel(axis, f"group {number}: {label}")
+    name_axes(figure)
     caption = (
         f"Kernels of {name} for its first input channel, {a} x {a} to a sheet: above as they are "
         "stored, below after the super convolution let neighbours collaborate, as they are used."
@@ -48,8 +46,7 @@ def super_kernels(layers: dict[str, CoCConv2d]) -> Picture:
         show_kernel(axis, layer.super_weight[0, 0])
         axis.set_title(short(name), fontsize="x-small")
         axis.tick_params(labelsize="x-small")
-    figure.supxlabel("column (cells)", fontsize="small")
-    figure.supylabel("row (cells)", fontsize="small")
+    name_axes(figure)
     caption = (
         "The first super kernel of each layer: how much of its neighbours on the sheet a kernel "
         "takes on. All zero (white) means that the layer computes what a plain convolution does."

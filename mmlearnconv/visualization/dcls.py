@@ -4,7 +4,7 @@ import numpy as np
 
 from ..engine.stats_hook import stage_of
 from ..layers import DCLSConv2d
-from .picture import SEQUENTIAL, Picture, grid, panels, short, show_kernel
+from .picture import SEQUENTIAL, Picture, grid, name_axes, name_panel, panels, short, show_kernel
 
 _KERNELS = 12
 _BINS = 5  # per cell, so that small moves are seen
@@ -58,10 +58,8 @@ def kernels(name: str, layer: DCLSConv2d) -> Picture:
         # Positions count from cell S // 2, which for an even window is not its middle.
         shift = [size // 2 - (size - 1) / 2 for size in layer.dilated_kernel_size]
         axis.plot(places[1, index] + shift[1], places[0, index] + shift[0], "k.", markersize=3)
-        axis.set_title(f"kernel {index}", fontsize="small")
-        axis.tick_params(labelsize="x-small")
-    figure.supxlabel("column (cells)", fontsize="small")
-    figure.supylabel("row (cells)", fontsize="small")
+        name_panel(axis, f"kernel {index}")
+    name_axes(figure)
     caption = (
         f"The {len(largest)} kernels of {name} with the largest norm, as they are convolved: red "
         "cells add, blue ones subtract, dots are the elements' learned positions."

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..analysis.sampling import Call
 from ..layers import DeformableKernelConv2d
-from .picture import SEQUENTIAL, Picture, grid, panels, short, show_kernel
+from .picture import SEQUENTIAL, Picture, grid, name_panel, panels, short, show_kernel
 
 _LAYERS = 8
 _PLACES = 9
@@ -95,10 +95,8 @@ def kernels(name: str, layer: DeformableKernelConv2d, call: Call, image: np.ndar
             bbox=dict(boxstyle="circle,pad=0.15", fc="w", alpha=0.8),
         )
         show_kernel(axis, found[number, channel, 0])
-        axis.set_title(f"place {number + 1}", fontsize="small")
-        axis.tick_params(labelsize="x-small")
-    photo.set_title("places", fontsize="small")
-    photo.tick_params(labelsize="x-small")
+        name_panel(axis, f"place {number + 1}")
+    name_panel(photo, "places")
     figure.supxlabel("column (cells; pixels of the image)", fontsize="small")
     figure.supylabel("row (cells; pixels)", fontsize="small")
     caption = (

@@ -1,11 +1,12 @@
 """Pictures of DKE: shapes of kernels, and how a position finds its cell."""
 
 import torch
+from torch import Tensor
 
 from ..analysis import search_path
 from ..layers import DKEConv2d
 from ..ops import dke_response
-from .picture import Picture, grid, panels, short
+from .picture import Picture, grid, name_axes, name_panel, panels, short
 
 _CHANNELS = 12
 _LAYERS = 8
@@ -25,8 +26,7 @@ def taps(layers: dict[str, DKEConv2d]) -> Picture:
     figure, axes = grid(len(layers), 4, 2.4, 2.4)
     for axis, (name, layer) in zip(axes, layers.items(), strict=True):
         places = layer.positions.detach().float().cpu()
-        energy = layer.weight.detach().float().abs().unflatten(0, (layer.groups, -1)).sum(1)
-        energy = energy.flatten(0, 1).cpu()
+        energy = _per_channel(layer)
         size = energy.sum(0, keepdim=True) if len(places) == 1 else energy
         size = 12 * size / size.max().clamp_min(1e-12)
         number = torch.arange(layer.points).expand(len(places), -1)
@@ -44,8 +44,7 @@ def taps(layers: dict[str, DKEConv2d]) -> Picture:
 
 def shapes(name: str, layer: DKEConv2d) -> Picture:
     """What single channels' kernels look like (figures 5 and 6 of the paper)."""
-    weights = layer.weight.detach().float().unflatten(0, (layer.groups, -1)).abs().sum(1)
-    weights = weights.flatten(0, 1).cpu()
+    weights = _per_channel(layer)
     chosen = weights.sum(1).argsort(descending=True)[:_CHANNELS].tolist()
     figure, axes = grid(len(chosen), 6)
     far = layer.position_limit + 0.5
@@ -54,15 +53,19 @@ def shapes(name: str, layer: DKEConv2d) -> Picture:
         grey = weights[channel] / weights[channel].max().clamp_min(1e-12)
         axis.scatter(columns, rows, c=grey, cmap="Blues", vmin=-0.3, vmax=1, edgecolors="k", s=25)
         axis.set(xlim=(-far, far), ylim=(far, -far), aspect="equal")
-        axis.set_title(f"channel {channel}", fontsize="small")
-        axis.tick_params(labelsize="x-small")
-    figure.supxlabel("column (cells)", fontsize="small")
-    figure.supylabel("row (cells)", fontsize="small")
+        name_panel(axis, f"channel {channel}")
+    name_axes(figure)
     caption = (
         f"The kernels of the {len(chosen)} input channels of {name} with the largest weights: each "
         "dot is a tap at its learned position, darker the larger its weight."
     )
     return Picture("dke_shapes", f"DKE: shapes of kernels of {name}", caption, figure)
+
+
+def _per_channel(layer: DKEConv2d) -> Tensor:
+    """Absolute weights of each input channel's taps, ``(in, points)``."""
+    by_group = layer.weight.detach().float().abs().unflatten(0, (layer.groups, -1))
+    return by_group.sum(1).flatten(0, 1).cpu()
 
 
 def gradient_field() -> Picture:

@@ -54,7 +54,7 @@ def write_page(
 
 
 def _figure(picture: Picture) -> str:
-    source = base64.b64encode(picture.png()).decode()
+    source = base64.b64encode(picture.png).decode()
     name, title, caption = (html.escape(t) for t in (picture.name, picture.title, picture.caption))
     return (
         f'<section aria-labelledby="{name}"><h2 id="{name}">{title}</h2><figure>'

@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -30,6 +31,7 @@ class Picture:
     caption: str
     figure: Figure
 
+    @cached_property
     def png(self) -> bytes:
         """The picture as a PNG file."""
         file = io.BytesIO()
@@ -74,10 +76,16 @@ def show_kernel(axis: Axes, kernel: Tensor) -> None:
     axis.imshow(values, cmap=DIVERGING, vmin=-largest, vmax=largest, extent=extent)
 
 
-def show_map(axis: Axes, image: np.ndarray) -> None:
-    """A photograph ``(H, W, 3)`` under what is drawn next, with axes in pixels."""
-    axis.imshow(image)
-    axis.set(xlabel="column (pixels)", ylabel="row (pixels)")
+def name_panel(axis: Axes, title: str) -> None:
+    """A small panel's title, and ticks of its size."""
+    axis.set_title(title, fontsize="small")
+    axis.tick_params(labelsize="x-small")
+
+
+def name_axes(figure: Figure) -> None:
+    """Rows and columns of kernels, named once for all panels."""
+    figure.supxlabel("column (cells)", fontsize="small")
+    figure.supylabel("row (cells)", fontsize="small")
 
 
 def short(name: str) -> str:

@@ -40,8 +40,7 @@ def draw_positions(model: nn.Module) -> list[Picture]:
     """Where DCLS's elements and DKE's taps are, one picture each; empty if there are none."""
     found = []
     for kind, draw in POSITIONS.items():
-        layers = {name: layer for name, layer in model.named_modules() if type(layer) is kind}
-        if layers:
+        if layers := _layers_of(model, kind):
             found.append(draw(layers))
     return found
 
@@ -64,15 +63,19 @@ def draw_layers(
     """
     found: list[Picture] = []
     for kind, draw in DRAWINGS.items():
-        layers = {name: layer for name, layer in model.named_modules() if type(layer) is kind}
+        layers, further = _layers_of(model, kind), ()
         if len(signature(draw).parameters) > 1:
             if calls is None or image is None:
                 continue
             layers = {name: layer for name, layer in layers.items() if name in calls}
+            further = calls, image
         if layers:
-            further = (calls, image) if len(signature(draw).parameters) > 1 else ()
             found += draw(layers, *further)
     return found
+
+
+def _layers_of(model: nn.Module, kind: type[nn.Module]) -> dict[str, nn.Module]:
+    return {name: layer for name, layer in model.named_modules() if type(layer) is kind}
 
 
 def draw_objects(
