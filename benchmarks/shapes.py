@@ -6,9 +6,10 @@ python benchmarks/shapes.py detection|segmentation|finetuning [--kinds K ...] [-
 ``detection`` trains the quickstart's Mask R-CNN and ``segmentation`` an UPerNet from scratch, in
 which all 3x3 convolutions of the ResNet-18's last three stages are of one kind. ``finetuning``
 trains the plain detector of the same seed on, plain or with them swapped. Models train on objects
-that are upright to 20 degrees and have radii of 14 to 30 pixels; "seen" are new images of that
-kind, "unseen" have any rotation and radii of 7 to 14 or 30 to 60 pixels. Every run is a process of
-its own with one thread; its result is kept, so that a second call runs what is missing and prints.
+that are upright to 20 degrees and have radii of 14 to 30 pixels. They are tested on new images of
+that kind and on such that training never had: any rotation, radii of 10 to 14 or of 30 to 42
+pixels. Every run is a process of its own with one thread; what it found is kept, so that a second
+call runs what is missing and prints.
 """
 
 import argparse
@@ -39,14 +40,16 @@ from mmlearnconv.registry import CONV_LAYERS
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 DETECTION = CONFIGS / "quickstart_mask_rcnn_dcls.py"
 SEGMENTATION = CONFIGS / "_base_" / "upernet_shapes.py"
-SPLITS = dict(train=1200, val=200, small=100, large=100)
+SPLITS = dict(train=1200, val=200, rotated=200, smaller=200, larger=200)
 UPRIGHT = math.radians(20)
 STYLES = dict(
     train=Style((14, 30), (-UPRIGHT, UPRIGHT)),
     val=Style((14, 30), (-UPRIGHT, UPRIGHT)),
-    small=Style((7, 14)),
-    large=Style((30, 60)),
+    rotated=Style((14, 30)),
+    smaller=Style((10, 14), (-UPRIGHT, UPRIGHT)),
+    larger=Style((30, 42), (-UPRIGHT, UPRIGHT)),
 )
+TESTS = dict(val="as trained", rotated="rotated", smaller="smaller", larger="larger")
 ITERATIONS = dict(detection=300, segmentation=300, finetuning=150)
 LAYERS = "backbone.layer[234].*.conv[12]"
 KINDS: dict[str, dict[str, Any] | None] = {
@@ -93,7 +96,7 @@ class StepTime(Hook):
 
 def data_root() -> Path:
     """The data set of this benchmark, drawn at first use."""
-    return make_shapes(shapes_root().parent / "shapes_upright", SPLITS, STYLES)
+    return make_shapes(shapes_root().parent / "shapes_shifts", SPLITS, STYLES)
 
 
 def config(task: str, kind: str, seed: int, out: Path) -> Config:
@@ -147,15 +150,23 @@ def run(task: str, kind: str, seed: int, out: Path) -> None:
     # Only tests, of every split.
     cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     on_split(cfg, "val")
+    found = figures(out, task, kind, seed)
+    trained = Path(cfg.work_dir) / f"iter_{ITERATIONS[task]}.pth"
+    if "step" in found:
+        cfg.load_from = str(trained)
     runner = Runner.from_cfg(cfg)
-    counts = count_complexity(runner.model, (IMAGE_SIZE, IMAGE_SIZE))
-    steps = StepTime()
-    runner.register_hook(steps)
-    runner.train()
-    found: dict[str, Any] = dict(
-        parameters=counts.parameters, macs=counts.macs, step=statistics.median(steps.times)
-    )
-    for split in ("val", "small", "large"):
+    if "step" in found:
+        runner.load_or_resume()
+    else:
+        counts = count_complexity(runner.model, (IMAGE_SIZE, IMAGE_SIZE))
+        steps = StepTime()
+        runner.register_hook(steps)
+        runner.train()
+        found.update(parameters=counts.parameters, macs=counts.macs)
+        found["step"] = statistics.median(steps.times)
+    for split in TESTS:
+        if split in found:
+            continue
         on_split(cfg, split)
         runner._test_loop = cfg.test_cfg
         runner._test_dataloader, runner._test_evaluator = cfg.test_dataloader, cfg.test_evaluator
@@ -166,12 +177,18 @@ def run(task: str, kind: str, seed: int, out: Path) -> None:
         path.write_text(json.dumps(found))
 
 
+def figures(out: Path, task: str, kind: str, seed: int) -> dict[str, Any]:
+    """What a run has found so far."""
+    path = out / task / f"{kind}-{seed}" / "figures.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
 def run_missing(task: str, kinds: list[str], seeds: list[int], out: Path, jobs: int) -> None:
     """Run what has no result yet, each in a process of its own."""
 
     def start(kind: str, seed: int) -> str | None:
         folder = out / task / f"{kind}-{seed}"
-        if (folder / "figures.json").is_file():
+        if TESTS.keys() <= figures(out, task, kind, seed).keys():
             return None
         mkdir_or_exist(folder)
         print(f"{task} {kind} {seed} ...", file=sys.stderr, flush=True)
@@ -196,14 +213,12 @@ def run_missing(task: str, kinds: list[str], seeds: list[int], out: Path, jobs: 
 def show(task: str, kinds: list[str], seeds: list[int], out: Path) -> None:
     """The table: mean and standard deviation over the seeds."""
     names = METRICS[task]
-    sets = ("val", "small", "large")
-    titles = dict(val="seen", small="unseen small", large="unseen large")
-    columns = [(split, name) for split in sets for name in names]
+    columns = [(split, name) for split in TESTS for name in names]
     runs = {
         kind: [
-            json.loads(file.read_text())
+            found
             for seed in seeds
-            if (file := out / task / f"{kind}-{seed}" / "figures.json").is_file()
+            if TESTS.keys() <= (found := figures(out, task, kind, seed)).keys()
         ]
         for kind in kinds
     }
@@ -214,7 +229,7 @@ def show(task: str, kinds: list[str], seeds: list[int], out: Path) -> None:
         if any(f[split][name] >= 0 for found in runs.values() for f in found)
     ]
     head = ["model", "seeds", "parameters (M)", "multiply-adds (G)", "step (s)"]
-    head += [f"{titles[split]}: {name}" for split, name in columns]
+    head += [f"{TESTS[split]}: {name}" for split, name in columns]
     print(f"| {' | '.join(head)} |\n{'| --- ' * len(head)}|")
     for kind, found in runs.items():
         if not found:
