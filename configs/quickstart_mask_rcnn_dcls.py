@@ -6,6 +6,7 @@ mmdet's own ResNet-18 at half its width; `conv_cfg` turns its convolutions into 
 _base_ = [
     "mmdet::_base_/models/mask-rcnn_r50_fpn.py",
     "./_base_/shapes_instance.py",
+    "./_base_/schedule_shapes.py",
     "mmdet::_base_/default_runtime.py",
 ]
 custom_imports = dict(imports=["mmlearnconv"], allow_failed_imports=False)
@@ -42,22 +43,7 @@ model = dict(
     test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=100)),
 )
 
-iterations = 700
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=iterations, val_interval=iterations)
-val_cfg = dict(type="ValLoop")
-test_cfg = dict(type="TestLoop")
-train_dataloader = dict(sampler=dict(_delete_=True, type="InfiniteSampler", shuffle=True))
-param_scheduler = [
-    dict(type="LinearLR", start_factor=0.001, by_epoch=False, begin=0, end=50),
-    dict(type="CosineAnnealingLR", by_epoch=False, begin=50, end=iterations, eta_min_ratio=0.01),
-]
-optim_wrapper = dict(
-    type="OptimWrapper",
-    constructor="LearnableConvOptimWrapperConstructor",
-    optimizer=dict(type="AdamW", lr=0.002, weight_decay=0.05),
-    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
-    clip_grad=dict(max_norm=1.0),
-)
+iterations = _base_.iterations
 log_processor = dict(by_epoch=False)
 default_hooks = dict(
     logger=dict(interval=25),

@@ -2,7 +2,7 @@
 
 import os
 
-_base_ = ["./upernet_convnext.py"]
+_base_ = ["./upernet_convnext.py", "./schedule_shapes.py"]
 
 default_scope = "mmseg"
 custom_imports = dict(imports=["mmlearnconv"], allow_failed_imports=False)
@@ -70,21 +70,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(type="IoUMetric", iou_metrics=["mIoU"])
 test_evaluator = val_evaluator
 
-iterations = 700
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=iterations, val_interval=iterations)
-val_cfg = dict(type="ValLoop")
-test_cfg = dict(type="TestLoop")
-param_scheduler = [
-    dict(type="LinearLR", start_factor=0.001, by_epoch=False, begin=0, end=50),
-    dict(type="CosineAnnealingLR", by_epoch=False, begin=50, end=iterations, eta_min_ratio=0.01),
-]
-optim_wrapper = dict(
-    type="OptimWrapper",
-    constructor="LearnableConvOptimWrapperConstructor",
-    optimizer=dict(type="AdamW", lr=0.002, weight_decay=0.05),
-    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
-    clip_grad=dict(max_norm=1.0),
-)
+iterations = _base_.iterations
 log_processor = dict(by_epoch=False)
 default_hooks = dict(
     logger=dict(type="LoggerHook", interval=25),

@@ -9,6 +9,7 @@ learning rate of weights, because it is about a hundred times shorter than the p
 _base_ = [
     "../_base_/two_branch.py",
     "../_base_/shapes_instance.py",
+    "../_base_/schedule_shapes.py",
     "mmdet::_base_/default_runtime.py",
 ]
 _sizes = [48, 64, 20, 26, 34]
@@ -19,10 +20,7 @@ model = dict(
 custom_hooks = [dict(type="LearnableConvStatsHook", interval=50)]
 
 iterations = 1000
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=iterations, val_interval=iterations)
-val_cfg = dict(type="ValLoop")
-test_cfg = dict(type="TestLoop")
-train_dataloader = dict(sampler=dict(_delete_=True, type="InfiniteSampler", shuffle=True))
+train_cfg = dict(max_iters=iterations, val_interval=iterations)
 val_evaluator = dict(metric=["bbox"])
 test_evaluator = dict(metric=["bbox"])
 param_scheduler = [
@@ -30,14 +28,7 @@ param_scheduler = [
     dict(type="CosineAnnealingLR", by_epoch=False, begin=50, end=iterations, eta_min_ratio=0.01),
 ]
 optim_wrapper = dict(
-    type="OptimWrapper",
-    constructor="LearnableConvOptimWrapperConstructor",
-    optimizer=dict(type="AdamW", lr=0.002, weight_decay=0.05),
-    paramwise_cfg=dict(
-        norm_decay_mult=0.0,
-        bias_decay_mult=0.0,
-        optim_policy=dict(positions=dict(lr_mult=25.0, decay_mult=0.0)),
-    ),
+    paramwise_cfg=dict(optim_policy=dict(positions=dict(lr_mult=25.0, decay_mult=0.0))),
     clip_grad=dict(max_norm=5.0),
 )
 log_processor = dict(by_epoch=False)

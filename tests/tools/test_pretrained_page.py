@@ -2,7 +2,6 @@
 
 import os
 import re
-import shlex
 import subprocess
 import sys
 
@@ -13,9 +12,8 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from tests.conftest import ROOT
-from tests.tools.test_command_lines import (
-    ONE_PROCESS,
-)
+from tests.tools.pages import link_epoch_12, run_page
+from tests.tools.test_command_lines import ONE_PROCESS
 
 pytestmark = pytest.mark.slow
 
@@ -84,42 +82,19 @@ def folder(tmp_path_factory, tiny_coco):
     return path
 
 
-def commands():
-    text = (ROOT / "docs/pretrained.md").read_text()
-    blocks = re.findall(r"```bash\n(.+?)```", text, re.S)
-    return [line for block in blocks for line in block.splitlines()]
-
-
 @pytest.fixture(scope="module")
 def outputs(folder):
-    """What every command of the page prints, in the page's order."""
-    printed = {}
-    for command in commands():
-        parts = shlex.split(command)
-        options = SMALL_IMAGES[parts[1].removeprefix("tools/").removesuffix(".py")]
-        if "convnext_t" in command:
-            # Another pipeline; its images stay large.
-            options = [o for o in options if "scale" not in o]
-        if options and "--cfg-options" not in parts:
-            parts.append("--cfg-options")
-        if parts[1] in ("tools/train.py", "tools/test.py"):
-            options = options + ONE_PROCESS
-        result = subprocess.run(
-            [sys.executable, *parts[1:], *options],
-            cwd=folder,
-            env=os.environ | dict(PYTHONPATH=str(ROOT)),
-            capture_output=True,
-            text=True,
-            timeout=900,
-        )
-        printed[command] = result.stdout + result.stderr
-        assert result.returncode == 0, printed[command][-5000:]
-        for checkpoint in folder.glob("work_dirs/*/epoch_1.pth"):
-            # The page's next commands name the checkpoint of epoch 12.
-            link = checkpoint.with_name("epoch_12.pth")
-            link.unlink(missing_ok=True)
-            link.symlink_to(checkpoint)
-    return printed
+    """What every command of the page prints."""
+
+    def options(tool, command):
+        # ConvNeXt has another pipeline; its images stay large.
+        convnext = "convnext_t" in command
+        options = [o for o in SMALL_IMAGES[tool] if not (convnext and "scale" in o)]
+        if options and "--cfg-options" not in command:
+            options.insert(0, "--cfg-options")
+        return options + ONE_PROCESS if tool in ("train", "test") else options
+
+    return run_page("pretrained", folder, options, after=lambda: link_epoch_12(folder))
 
 
 def said(outputs, *words):
