@@ -3,13 +3,12 @@
 import os
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
 from tests.conftest import ROOT
+from tests.processes import run_file
 
 # The pages whose commands tests/tools runs.
 RUN = ("pretrained", "own_data", "look", "compare", "receptive_fields")
@@ -42,16 +41,10 @@ def run_page(
     printed = {}
     for command in commands(page):
         parts = [words.get(word, word) for word in shlex.split(command)]
-        result = subprocess.run(
-            [sys.executable, *parts[1:], *options(Path(parts[1]).stem, command)],
-            cwd=folder,
-            env=os.environ | dict(PYTHONPATH=str(ROOT)),
-            capture_output=True,
-            text=True,
-            timeout=900,
-        )
-        printed[command] = result.stdout + result.stderr
-        assert result.returncode == 0, f"{command}\n{printed[command][-5000:]}"
+        parts += options(Path(parts[1]).stem, command)
+        environment = os.environ | dict(PYTHONPATH=str(ROOT))
+        status, printed[command] = run_file(parts[1:], folder, environment)
+        assert status == 0, f"{command}\n{printed[command][-5000:]}"
         after()
     return printed
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.conftest import ROOT, config_path
+from tests.processes import run_file
 
 QUICKSTART = "configs/quickstart_mask_rcnn_dcls.py"
 ONE_PROCESS = [
@@ -46,12 +47,13 @@ def run(*command, expect=0, **environment):
     command = [str(part) for part in command]
     environment = os.environ | dict(PYTHONPATH=str(ROOT), PYTHON=sys.executable) | environment
     if command[0].endswith(".py"):
-        command = [sys.executable, *command]
-    result = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900
-    )
-    output = result.stdout + result.stderr
-    assert result.returncode == expect, output[-5000:]
+        status, output = run_file(command, ROOT, environment)
+    else:
+        result = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900
+        )
+        status, output = result.returncode, result.stdout + result.stderr
+    assert status == expect, output[-5000:]
     return output
 
 

@@ -1,0 +1,52 @@
+"""Python files in processes of their own, which have the libraries imported already.
+
+Importing PyTorch, mmcv and mmdet takes longer than most of what tests let a command do: such
+processes are forks of one that has imported them. This package is not among them.
+"""
+
+import multiprocessing
+import os
+import runpy
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+_LIBRARIES = ["torch", "mmcv", "mmengine.runner", "mmdet.apis", "mmseg.apis"]
+_forks = multiprocessing.get_context("forkserver")
+_forks.set_forkserver_preload(_LIBRARIES)
+
+
+def run_file(
+    command: Sequence[str], cwd: Path, environment: Mapping[str, str], timeout: float = 900
+) -> tuple[int, str]:
+    """Run ``python FILE ARGUMENT ...``.
+
+    Returns:
+        tuple[int, str]: exit status, and what it wrote to its standard output and error.
+
+    Raises:
+        TimeoutError: it had not ended after so many seconds, and was killed.
+    """
+    with tempfile.NamedTemporaryFile() as log:
+        arguments = (list(command), str(cwd), dict(environment), log.name)
+        process = _forks.Process(target=_run, args=arguments)
+        process.start()
+        process.join(timeout)
+        if process.is_alive():
+            process.kill()
+            raise TimeoutError(f"{command} had not ended after {timeout} s")
+        assert process.exitcode is not None
+        return process.exitcode, Path(log.name).read_text()
+
+
+def _run(command: list[str], cwd: str, environment: dict[str, str], log: str) -> None:
+    output = os.open(log, os.O_WRONLY | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = command
+    sys.path.insert(0, str(Path(command[0]).parent))
+    runpy.run_path(command[0], run_name="__main__")
