@@ -8,6 +8,7 @@ from latex2mathml.converter import convert
 
 # [text](../path): a file beside docs/.
 _OUTSIDE = re.compile(r"\[([^\]]+)\]\((?:\.\./)([^)]+)\)")
+_MATH = re.compile(r"^```math\n(.*?)\n```$", re.DOTALL | re.MULTILINE)
 _FORMULA = re.compile(r":math:<code>(.*?)</code>", re.DOTALL)
 _DISPLAYED = re.compile(r"<p>\.\. math::\s+(.*?)</p>", re.DOTALL)
 _NAME = re.compile(r":(?:attr|class|func|meth|mod):<code>(?:~[\w.]*\.)?([\w.]+)</code>")
@@ -15,7 +16,8 @@ _CODE_BLOCK = re.compile(r"<p>\.\. code-block:: \w+</p>")
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Replace links to files that the site lacks by their paths; called by MkDocs for a page."""
+    """Replace links to files that the site lacks by their paths, and blocks of math by MathML."""
+    markdown = _MATH.sub(lambda f: f"<div>{convert(f[1], display='block')}</div>", markdown)
     return _OUTSIDE.sub(lambda found: _named(found[1], found[2]), markdown)
 
 

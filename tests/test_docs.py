@@ -7,6 +7,7 @@ import pytest
 
 from mmlearnconv.catalog import CATALOG, markdown_table
 from tests.conftest import ROOT
+from tests.tools.pages import RUN
 
 PAGES = sorted(
     path for pattern in ("*.md", "docs/*.md", "configs/*/README.md") for path in ROOT.glob(pattern)
@@ -29,6 +30,13 @@ def test_an_operator_s_page_names_its_type_and_its_options(operator):
             assert f"`{parameter.name}`" in page or f"{parameter.name}=" in page
 
 
+@pytest.mark.parametrize("page", sorted({operator.page for operator in CATALOG}))
+def test_an_operator_s_page_is_complete(page):
+    text = (ROOT / page).read_text()
+    for part in ("```math", "**When.**", "```python", "**From plain weights**", "**Folds**"):
+        assert part in text
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
     for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
@@ -36,16 +44,44 @@ def test_links_lead_somewhere(page):
             assert (page.parent / link).exists(), link
 
 
-def commands():
-    """Command lines of our tools in the pages, with the page."""
+def commands(marked=True):
+    """Command lines of the pages, with the page; without those that need data or GPUs if asked."""
     for page in PAGES:
         for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL):
-            for line in block.replace("\\\n", " ").splitlines():
-                if found := re.match(r"python (tools/\w+\.py)(.*)", line.partition("  #")[0]):
-                    yield page.name, found[1], found[2]
+            if marked or not block.startswith("# needs "):
+                for line in block.replace("\\\n", " ").splitlines():
+                    yield page.relative_to(ROOT), line.partition("  #")[0].strip()
 
 
-@pytest.mark.parametrize(("page", "tool", "arguments"), list(commands()))
+def test_commands_run_in_a_test_or_say_what_they_need():
+    by_hand = (
+        "bash tools/setup_env.sh",
+        "bash tools/run_tests.sh",
+        "source .venv/bin/activate",
+        "pip install -e . --no-build-isolation",
+        "pre-commit install",
+        "pytest ",
+    )
+    examples = (  # Of the pages that follow, or of tests/tools.
+        "bash tools/quickstart.sh",
+        "python tools/train.py configs/quickstart_mask_rcnn_dcls.py",
+        "python tools/visualize.py CONFIG CHECKPOINT",
+        "python tools/compare.py CONFIG",
+        "python tools/demo.py photos CONFIG CHECKPOINT",
+    )
+    for page, line in commands(marked=False):
+        if page.parent.name != "docs" or page.stem not in RUN:
+            assert line.startswith(by_hand + examples), f"{page}: {line}"
+
+
+@pytest.mark.parametrize(
+    ("page", "tool", "arguments"),
+    [
+        (page.name, found[1], found[2])
+        for page, line in commands()
+        if (found := re.match(r"python (tools/\w+\.py)(.*)", line))
+    ],
+)
 def test_options_in_commands_exist(page, tool, arguments):
     known = (ROOT / tool).read_text() + (ROOT / "mmlearnconv/cli/arguments.py").read_text()
     for option in re.findall(r"(?<!\S)--[\w-]+", arguments):

@@ -25,12 +25,12 @@ __all__ = ["DRConv2d"]
 class DRConv2d(LearnableConv2d):
     r"""Convolution in which a guide picks one of m generated filters for every output location.
 
-    :math:`O(x) = W_{M(x)} * x,\; M(x) = \arg\max_t F_t(x)` (Eq. 3-5), the guide F a convolution of
-    the layer's own geometry; in the backward pass :math:`\mathrm{softmax}(F)` replaces the one-hot
-    mask (Eq. 6-8). Each image's filters come from adaptive average pooling to the kernel's size, a
-    1x1 convolution to ``hidden_channels``, a sigmoid, and a 1x1 convolution in m groups. With m
-    hidden channels filter t is :math:`s_t[o, c]\, \sigma_t(u, v) + b_t[o, c]`, with s
-    (``filter_scale``) and b (``filter_bias``) the same for all images, and is never built.
+    :math:`O(x) = W_{M(x)} * x,\; M(x) = \mathrm{argmax}_t F_t(x)` (Eq. 3-5), the guide F a
+    convolution of the layer's own geometry; in the backward pass :math:`\mathrm{softmax}(F)`
+    replaces the one-hot mask (Eq. 6-8). Each image's filters come from adaptive average pooling to
+    the kernel's size, a 1x1 convolution to ``hidden_channels``, a sigmoid, and a 1x1 convolution
+    in m groups. With m hidden channels filter t is :math:`s_t[o, c]\, \sigma_t(u, v) + b_t[o, c]`,
+    with s (``filter_scale``) and b (``filter_bias``) the same for all images, and is never built.
 
     Parameters: ``weight`` (out, in / groups, kH, kW), the base filter that all regions share;
     ``guide_weight`` (m, in, kH, kW), ``guide_bias`` (m); ``hidden_weight`` (hidden, in),
