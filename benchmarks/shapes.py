@@ -63,6 +63,13 @@ KINDS: dict[str, dict[str, Any] | None] = {
     "CoC": dict(type="CoC"),
     "DRConv": dict(type="DRConv"),
 }
+# To find out why, by name only: offsets that learn faster or slower, no choice between filters.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "DK-fast": dict(type="DK", offset_lr_mult=1.0),
+    "DCNv2-slow": dict(type="DCNv2"),
+    "DRConv-one-region": dict(type="DRConv", regions=1),
+}
+OFFSETS_OF_DCNV2 = {"DCNv2-slow": 0.1}
 # As conv_cfg builds it; a swap has an element per cell, to compute the same as the plain kernel.
 DCLS_FROM_SCRATCH = dict(kernel_count=5, position_init="grid")
 METRICS = {
@@ -105,12 +112,15 @@ def config(task: str, kind: str, seed: int, out: Path) -> Config:
     cfg = Config.fromfile(SEGMENTATION if segmentation else DETECTION)
     if not segmentation:
         cfg.model.backbone.conv_cfg = None
-    if KINDS[kind] is not None:
-        conv = dict(KINDS[kind])
+    options = (KINDS | VARIANTS)[kind]
+    if options is not None:
+        conv = dict(options)
         if kind == "DCLS" and task != "finetuning":
             conv.update(DCLS_FROM_SCRATCH)
         rule = dict(pattern=LAYERS, conv=conv, kernel_size=3)
         cfg.model.update(type="SwapConv", target=cfg.model.type, swaps=[rule])
+    if rate := OFFSETS_OF_DCNV2.get(kind):
+        cfg.optim_wrapper.paramwise_cfg.custom_keys = {"conv_offset": dict(lr_mult=rate)}
     if task == "finetuning":
         trained = out / "detection" / f"plain-{seed}" / f"iter_{ITERATIONS['detection']}.pth"
         if not trained.is_file():
@@ -250,7 +260,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("task", choices=METRICS)
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), metavar="KIND")
+    parser.add_argument(
+        "--kinds", nargs="+", choices=KINDS | VARIANTS, default=list(KINDS), metavar="KIND"
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time; default: 1")
     parser.add_argument("--out", type=Path, default=Path("work_dirs/shapes"))

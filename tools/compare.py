@@ -188,18 +188,17 @@ def measure(
         batch = cli.random_inputs(model, cfg, size, True, images=2)
         steps[name] = partial(train, model, optimizer, batch)
         inferences[name] = partial(infer, model, cli.random_inputs(model, cfg, size, False))
-    train_times = median_times(steps, args.rounds, repeats=1)
-    inference_times = median_times(inferences, args.rounds, repeats=3)
+    inference_times = median_times(inferences, args.rounds, repeats=2)
+    # A step's first call, which is not timed.
+    memory = {name: peak_memory(step, device) for name, step in steps.items()}
+    train_times = median_times(steps, args.rounds, repeats=1, warm_up=False)
     rows = []
     for name, model in models.items():
         reached = sum(isinstance(m, LearnableConv) for m in model.modules())
-        for parameter in model.parameters():
-            parameter.grad = None
         figures = counts[name].parameters, counts[name].macs, train_times[name]
-        memory = peak_memory(steps[name], device)
         folds = "" if name == PLAIN else operator_of(name).folds
         rows.append(
-            Row(name, reached, *figures, inference_times[name], memory, errors[name], folds)
+            Row(name, reached, *figures, inference_times[name], memory[name], errors[name], folds)
         )
     return rows
 

@@ -13,7 +13,7 @@ _STATUS, _FORGET_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def median_times(
-    calls: Mapping[str, Callable[[], Any]], rounds: int, repeats: int = 3
+    calls: Mapping[str, Callable[[], Any]], rounds: int, repeats: int = 3, warm_up: bool = True
 ) -> dict[str, float]:
     """Median milliseconds of each call.
 
@@ -21,13 +21,15 @@ def median_times(
 
     Args:
         calls: by name.
-        rounds: turns of each call; before each it is called once untimed.
+        rounds: turns of each call.
         repeats: timed calls per turn. Default: 3.
+        warm_up: whether each turn begins with a call that is not timed. Default: ``True``.
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
-            call()
+            if warm_up:
+                call()
             for _ in range(repeats):
                 _wait()
                 begun = time.perf_counter()
