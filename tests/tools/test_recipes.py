@@ -29,7 +29,7 @@ TWENTY_STEPS = [
     "param_scheduler.1.end=1000",
     "default_hooks.checkpoint.interval=20",
     "default_hooks.logger.interval=1",
-    "train_dataloader.batch_size=4",
+    "train_dataloader.batch_size=2",
     "randomness.seed=0",
     *ONE_PROCESS,
 ]
