@@ -72,9 +72,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
 OFFSETS_OF_DCNV2 = {"DCNv2-slow": 0.1}
 # As conv_cfg builds it; a swap has an element per cell, to compute the same as the plain kernel.
 DCLS_FROM_SCRATCH = dict(kernel_count=5, position_init="grid")
+# With their names in the table; the first is shown for every test set.
 METRICS = {
-    "detection": ("bbox_mAP", "bbox_mAP_s", "bbox_mAP_m", "bbox_mAP_l", "segm_mAP"),
-    "segmentation": ("mIoU",),
+    "detection": dict(
+        bbox_mAP="box AP",
+        bbox_mAP_s="small",
+        bbox_mAP_m="medium",
+        bbox_mAP_l="large",
+        segm_mAP="mask AP",
+    ),
+    "segmentation": dict(mIoU="mIoU"),
 }
 METRICS["finetuning"] = METRICS["detection"]
 
@@ -223,7 +230,8 @@ def run_missing(task: str, kinds: list[str], seeds: list[int], out: Path, jobs: 
 def show(task: str, kinds: list[str], seeds: list[int], out: Path) -> None:
     """The table: mean and standard deviation over the seeds."""
     names = METRICS[task]
-    columns = [(split, name) for split in TESTS for name in names]
+    first = next(iter(names))
+    columns = [("val", name) for name in names] + [(split, first) for split in TESTS][1:]
     runs = {
         kind: [
             found
@@ -239,15 +247,15 @@ def show(task: str, kinds: list[str], seeds: list[int], out: Path) -> None:
         if any(f[split][name] >= 0 for found in runs.values() for f in found)
     ]
     head = ["model", "seeds", "parameters (M)", "multiply-adds (G)", "step (s)"]
-    head += [f"{TESTS[split]}: {name}" for split, name in columns]
+    head += [f"{TESTS[split]}: {names[name]}" for split, name in columns]
     print(f"| {' | '.join(head)} |\n{'| --- ' * len(head)}|")
     for kind, found in runs.items():
         if not found:
             continue
-        first = found[0]
+        counts = found[0]
         step = statistics.median(f["step"] for f in found)
-        row = [kind, str(len(found)), f"{first['parameters'] / 1e6:.2f}"]
-        row += [f"{first['macs'] / 1e9:.3f}", f"{step:.2f}"]
+        row = [kind, str(len(found)), f"{counts['parameters'] / 1e6:.2f}"]
+        row += [f"{counts['macs'] / 1e9:.3f}", f"{step:.2f}"]
         for split, name in columns:
             values = [f[split][name] * (1 if name == "mIoU" else 100) for f in found]
             spread = statistics.stdev(values) if len(values) > 1 else math.nan
