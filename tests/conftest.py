@@ -14,6 +14,11 @@ ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("MMLEARNCONV_TEST_DATA", ROOT.parent / "shared" / "data"))
 
 
+def pytest_collection_modifyitems(items):
+    """Slow tests first, so that quick ones fill the time in which the last of them runs."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)

@@ -44,6 +44,8 @@ def _run(command: list[str], cwd: str, environment: dict[str, str], log: str) ->
     output = os.open(log, os.O_WRONLY | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
+    # Without what the libraries printed while they were imported, which its buffer may still hold.
+    sys.stdout = os.fdopen(1, "w", closefd=False)
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)

@@ -14,7 +14,7 @@ cd "$ROOT"
 "$PYTHON" -m mypy
 NO_MKDOCS_2_WARNING=1 "$PYTHON" -m mkdocs build -q --strict -d "$(mktemp -d)/site"
 # A worker per core, each with one thread; groups are tests that share a costly fixture.
-tests() { "$PYTHON" -m pytest --numprocesses logical --maxprocesses 8 --dist loadgroup "$@"; }
+tests() { "$PYTHON" -m pytest --numprocesses logical --maxprocesses 8 --dist loadgroup --no-loadscope-reorder "$@"; }
 if ! "$ALL"; then
     tests -m "not slow" "$@"
     exit
