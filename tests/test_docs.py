@@ -7,7 +7,7 @@ import pytest
 
 from mmlearnconv.catalog import CATALOG, markdown_table
 from tests.conftest import ROOT
-from tests.tools.pages import RUN
+from tests.tools.pages import RUN, command_lines
 
 PAGES = sorted(
     path for pattern in ("*.md", "docs/*.md", "configs/*/README.md") for path in ROOT.glob(pattern)
@@ -47,10 +47,8 @@ def test_links_lead_somewhere(page):
 def commands(marked=True):
     """Command lines of the pages, with the page; without those that need data or GPUs if asked."""
     for page in PAGES:
-        for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL):
-            if marked or not block.startswith("# needs "):
-                for line in block.replace("\\\n", " ").splitlines():
-                    yield page.relative_to(ROOT), line.partition("  #")[0].strip()
+        for line in command_lines(page, marked):
+            yield page.relative_to(ROOT), line
 
 
 def test_commands_run_in_a_test_or_say_what_they_need():

@@ -14,12 +14,23 @@ from tests.processes import run_file
 RUN = ("pretrained", "own_data", "look", "compare", "receptive_fields")
 
 
-def commands(page: str) -> list[str]:
-    """The command lines of ``docs/{page}.md``, without comments."""
-    text = (ROOT / "docs" / f"{page}.md").read_text()
-    blocks = re.findall(r"```bash\n(.+?)```", text, re.S)
-    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+def command_lines(path: Path, marked: bool = True) -> list[str]:
+    """The command lines of a page, without comments.
+
+    Args:
+        path: of the page.
+        marked: whether those of a block that begins with what it needs, data or GPUs, are among
+            them. Default: ``True``.
+    """
+    blocks = re.findall(r"```bash\n(.+?)```", path.read_text(), re.S)
+    chosen = [block for block in blocks if marked or not block.startswith("# needs ")]
+    lines = [line for block in chosen for line in block.replace("\\\n", " ").splitlines()]
     return [" ".join(line.partition("  #")[0].split()) for line in lines]
+
+
+def commands(page: str) -> list[str]:
+    """The command lines of ``docs/{page}.md``."""
+    return command_lines(ROOT / "docs" / f"{page}.md")
 
 
 def run_page(

@@ -18,6 +18,11 @@ from tests.tools.test_pretrained_page import plain_network
 pytestmark = pytest.mark.slow
 
 WORDS = dict(CONFIG=str(config_path("quickstart_mask_rcnn_dcls")), CHECKPOINT="random.pth")
+SMALL_IMAGES = dict(
+    compare=["--size", "64", "64"],
+    visualize=["--size", "64"],
+    receptive_field=["--size", "64"],
+)
 CHECKPOINTS = {
     "dcls/mask_rcnn_convnext_t": "plain.pth",
     "mask_rcnn_dcls_convnext_t": "dcls.pth",
@@ -67,7 +72,7 @@ def own_data(tmp_path_factory, tiny_coco):
     (folder / "photos/sub/two.jpg").symlink_to(folder / "photos/one.jpg")
 
     def options(tool, command):
-        return dict(compare=["--size", "64", "64"], visualize=["--size", "64"]).get(tool, [])
+        return SMALL_IMAGES.get(tool, [])
 
     printed = run_page("own_data", folder, options, after=lambda: link_epoch_12(folder))
     return folder, printed
@@ -118,7 +123,6 @@ def test_commands_on_looking_run(page, looking):
     def options(tool, command):
         if "cuda" in command and not torch.cuda.is_available():
             return ["--device", "cpu"]
-        sizes = dict(compare=["--size", "64", "64"], visualize=["--size", "64"])
-        return sizes.get(tool, ["--size", "64"] if tool == "receptive_field" else [])
+        return SMALL_IMAGES.get(tool, [])
 
     assert len(run_page(page, looking, options, words=WORDS)) == len(commands(page))
