@@ -9,8 +9,9 @@ import os
 import runpy
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 _LIBRARIES = ["torch", "mmcv", "mmengine.runner", "mmdet.apis", "mmseg.apis"]
 _forks = multiprocessing.get_context("forkserver")
@@ -28,24 +29,42 @@ def run_file(
     Raises:
         TimeoutError: it had not ended after so many seconds, and was killed.
     """
+    return _in_a_fork(timeout, _run, list(command), str(cwd), dict(environment))
+
+
+def call(function: Callable[..., None], *arguments: Any) -> str:
+    """Call a function of a module in such a process, and return what it printed.
+
+    Raises:
+        AssertionError: it raised; the message has its traceback.
+    """
+    status, output = _in_a_fork(900, function, *arguments)
+    assert status == 0, output[-5000:]
+    return output
+
+
+def _in_a_fork(timeout: float, function: Callable[..., None], *arguments: Any) -> tuple[int, str]:
     with tempfile.NamedTemporaryFile() as log:
-        arguments = (list(command), str(cwd), dict(environment), log.name)
-        process = _forks.Process(target=_run, args=arguments)
+        process = _forks.Process(target=_with_output_in, args=(log.name, function, *arguments))
         process.start()
         process.join(timeout)
         if process.is_alive():
             process.kill()
-            raise TimeoutError(f"{command} had not ended after {timeout} s")
+            raise TimeoutError(f"{function.__name__} {arguments} had not ended after {timeout} s")
         assert process.exitcode is not None
         return process.exitcode, Path(log.name).read_text()
 
 
-def _run(command: list[str], cwd: str, environment: dict[str, str], log: str) -> None:
+def _with_output_in(log: str, function: Callable[..., None], *arguments: Any) -> None:
     output = os.open(log, os.O_WRONLY | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
     # Without what the libraries printed while they were imported, which its buffer may still hold.
     sys.stdout = os.fdopen(1, "w", closefd=False)
+    function(*arguments)
+
+
+def _run(command: list[str], cwd: str, environment: dict[str, str]) -> None:
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)

@@ -72,7 +72,7 @@ make_venv() {
     local base="${PYTHON:-python3}" stamp network
     network="Is the package index reachable? A second run continues where this one stopped."
     PYTHON="$ROOT/.venv/bin/python"
-    stamp="$ROOT/.venv/ready-$(find "$ROOT/requirements.txt" "$ROOT/setup.py" "$ROOT/mmlearnconv/ops/csrc" \
+    stamp="$ROOT/.venv/ready-$(find "$ROOT/requirements.txt" "$ROOT/tests/libraries.txt" "$ROOT/setup.py" "$ROOT/mmlearnconv/ops/csrc" \
         -type f | sort | xargs cat | cksum | cut -d' ' -f1)"
     [ -f "$stamp" ] && return
     "$base" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || {
@@ -87,6 +87,9 @@ make_venv() {
     install_mmcv
     step "installing mmengine, mmdet, mmseg and what they need" "$network" \
         "$PYTHON" -m pip install -q --no-compile --no-build-isolation -r "$ROOT/requirements.txt"
+    step "installing libraries that tests compare with" "$network" \
+        "$PYTHON" -m pip install -q --no-compile --no-deps --upgrade --target "$ROOT/.venv/libraries" \
+        -r "$ROOT/tests/libraries.txt"
     step "building and installing mmlearnconv" "See the compiler's message above." \
         "$PYTHON" -m pip install -q --no-build-isolation --no-deps -e "$ROOT"
     touch "$stamp"

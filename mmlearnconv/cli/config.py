@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
-from ..engine import enforce_weights_only
+from ..engine import check_pretrained, enforce_weights_only
 from .data import set_data_root
 from .distributed import use_gloo
 
@@ -31,7 +31,8 @@ def read_config(path: str, options: dict[str, Any] | None = None) -> Config:
 def load_config(args: argparse.Namespace) -> Config:
     """Read a config and apply the options of :func:`argument_parser` to it.
 
-    From here on the process loads checkpoints as :func:`load_checkpoint` does.
+    From here on the process loads checkpoints as :func:`load_checkpoint` does, and initialises from
+    them by :class:`CheckedPretrainedInit`.
 
     The working folder is ``--work-dir``, else the config's, else ``work_dirs/<config's name>``.
 
@@ -41,6 +42,7 @@ def load_config(args: argparse.Namespace) -> Config:
     """
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     enforce_weights_only(args.trust_checkpoint)
+    check_pretrained()
     cfg = read_config(args.config, args.cfg_options)
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir

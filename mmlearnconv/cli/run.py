@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from ..engine import CheckpointError, TakeoverReportHook
+from ..engine import CheckpointError, LoadReportHook, TakeoverReportHook
 from ..engine.model import unwrap_model
 from ..layers.base import LearnableConv
 
@@ -23,6 +23,7 @@ def run(cfg: Config, action: str) -> None:
     """
     runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
     runner.register_hook(TakeoverReportHook())
+    runner.register_hook(LoadReportHook())
     traced = cfg.get("efficient_conv_bn_eval") or []
     for name in [traced] if isinstance(traced, str) else traced:
         if any(

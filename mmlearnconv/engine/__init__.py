@@ -4,19 +4,23 @@ from .checkpoint import CheckpointError, atomic_write, enforce_weights_only, loa
 from .hooks import AlphaAnnealingHook, ReseedHook, TakeoverReportHook
 from .loss_hooks import OrthogonalityLossHook, RepulsiveLossHook
 from .optim import BFloat16OptimWrapper, LearnableConvOptimWrapperConstructor
+from .pretrained import CheckedPretrainedInit, LoadReportHook, check_pretrained
 from .stats_hook import LearnableConvStatsHook
 
 __all__ = [
     "AlphaAnnealingHook",
     "BFloat16OptimWrapper",
+    "CheckedPretrainedInit",
     "CheckpointError",
     "LearnableConvOptimWrapperConstructor",
     "LearnableConvStatsHook",
+    "LoadReportHook",
     "OrthogonalityLossHook",
     "RepulsiveLossHook",
     "ReseedHook",
     "TakeoverReportHook",
     "atomic_write",
+    "check_pretrained",
     "enforce_weights_only",
     "load_checkpoint",
 ]

@@ -52,7 +52,7 @@ def load_checkpoint(path: str | os.PathLike, map_location: Any = "cpu", trust: b
     """Load a checkpoint without running code that it contains.
 
     The weights of a file of ConvNeXt's or DCLS's authors, under ``model``, are also given as
-    ``state_dict``, where mmengine looks for them.
+    ``state_dict``, where mmengine looks for them; so are the tensors of a ``.safetensors`` file.
 
     Args:
         path: the file.
@@ -65,6 +65,8 @@ def load_checkpoint(path: str | os.PathLike, map_location: Any = "cpu", trust: b
     path = Path(path).expanduser()
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} does not exist")
+    if path.suffix == ".safetensors":
+        return dict(state_dict=_load_safetensors(path, map_location))
     try:
         with torch.serialization.safe_globals(_SAFE_GLOBALS):
             checkpoint = torch.load(path, map_location=map_location, weights_only=not trust)
@@ -92,6 +94,21 @@ def load_checkpoint(path: str | os.PathLike, map_location: Any = "cpu", trust: b
     if isinstance(checkpoint.get("model"), dict) and "state_dict" not in checkpoint:
         checkpoint["state_dict"] = checkpoint["model"]
     return checkpoint
+
+
+def _load_safetensors(path: Path, map_location: Any) -> dict[str, torch.Tensor]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise CheckpointError(f"checkpoint {path} needs safetensors: install it") from error
+    try:
+        return load_file(path, device=str(map_location or "cpu"))
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"checkpoint {path} is damaged or not a safetensors file ({error}); copy or download "
+            "it again"
+        ) from error
 
 
 def enforce_weights_only(trust: bool = False) -> None:
