@@ -14,7 +14,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import load_checkpoint
 from torch import nn
 
-from ..engine import enforce_weights_only
+from ..engine import check_pretrained, enforce_weights_only
 from .config import read_config
 
 
@@ -40,6 +40,7 @@ def build_model(
         ValueError: the function does not exist or returns no module.
     """
     enforce_weights_only(trust)
+    check_pretrained()
     cfg = None
     with _without_initialisation_logs():
         if ":" in name and not os.path.exists(name):
