@@ -14,6 +14,7 @@ _FAMILIES = {
     "mmcv": ("onedl-mmcv", "mmcv", "mmcv-lite"),
     "mmdet": ("onedl-mmdetection", "mmdet"),
     "mmseg": ("onedl-mmsegmentation", "mmsegmentation"),
+    "mmpretrain": ("onedl-mmpretrain", "mmpretrain"),
 }
 
 

@@ -26,16 +26,19 @@ def _seed():
 
 @pytest.fixture(autouse=True)
 def _unguarded(monkeypatch):
-    """What ``enforce_weights_only`` does to the process ends with the test."""
+    """What ``enforce_weights_only`` and ``check_pretrained`` do to the process ends with the test."""
     monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "0")
     safe = torch.serialization.get_safe_globals()
     yield
     torch.serialization.clear_safe_globals()
     torch.serialization.add_safe_globals(safe)
     if "mmengine" in sys.modules:
+        from mmengine.model import PretrainedInit
+        from mmengine.registry import WEIGHT_INITIALIZERS
         from mmengine.runner.checkpoint import CheckpointLoader, load_from_local
 
         CheckpointLoader.register_scheme("", loader=load_from_local, force=True)
+        WEIGHT_INITIALIZERS.register_module("Pretrained", force=True, module=PretrainedInit)
 
 
 def config_path(name: str) -> Path:

@@ -1,4 +1,4 @@
-"""timm and torchvision, for processes that compare with their models."""
+"""timm, torchvision and mmpretrain, for processes that use them."""
 
 import os
 import sys

@@ -13,15 +13,21 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests import libraries
+
 _LIBRARIES = ["torch", "mmcv", "mmengine.runner", "mmdet.apis", "mmseg.apis"]
 _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(_LIBRARIES)
 
 
 def run_file(
-    command: Sequence[str], cwd: Path, environment: Mapping[str, str], timeout: float = 900
+    command: Sequence[str],
+    cwd: Path,
+    environment: Mapping[str, str],
+    timeout: float = 900,
+    with_libraries: bool = False,
 ) -> tuple[int, str]:
-    """Run ``python FILE ARGUMENT ...``.
+    """Run ``python FILE ARGUMENT ...``, with those of ``tests/libraries.py`` if so wished.
 
     Returns:
         tuple[int, str]: exit status, and what it wrote to its standard output and error.
@@ -29,7 +35,7 @@ def run_file(
     Raises:
         TimeoutError: it had not ended after so many seconds, and was killed.
     """
-    return _in_a_fork(timeout, _run, list(command), str(cwd), dict(environment))
+    return _in_a_fork(timeout, _run, list(command), str(cwd), dict(environment), with_libraries)
 
 
 def call(function: Callable[..., None], *arguments: Any) -> str:
@@ -64,10 +70,12 @@ def _with_output_in(log: str, function: Callable[..., None], *arguments: Any) ->
     function(*arguments)
 
 
-def _run(command: list[str], cwd: str, environment: dict[str, str]) -> None:
+def _run(command: list[str], cwd: str, environment: dict[str, str], with_libraries: bool) -> None:
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
+    if with_libraries:
+        libraries.find()
     sys.argv = command
     sys.path.insert(0, str(Path(command[0]).parent))
     runpy.run_path(command[0], run_name="__main__")

@@ -67,8 +67,11 @@ def load(args: argparse.Namespace) -> tuple[nn.Module, Any, Config, dict[str, An
     elif scope == "mmseg":
         from mmseg.apis import inference_model as run
         from mmseg.apis import init_model as build
+    elif scope == "mmpretrain":
+        from mmpretrain.apis import inference_model as run
+        from mmpretrain.apis import init_model as build
     else:
-        raise ValueError(f"default_scope: {scope!r}; must be 'mmdet' or 'mmseg'")
+        raise ValueError(f"default_scope: {scope!r}; must be 'mmdet', 'mmseg' or 'mmpretrain'")
     model = build(copy.deepcopy(cfg), args.checkpoint, device=device)
     return model, run, cfg, checkpoint.get("meta", {})
 

@@ -23,7 +23,7 @@ def main() -> None:
         nargs=2,
         metavar=("HEIGHT", "WIDTH"),
         help="of the image; by default that of published figures: detectors 800 1280, "
-        "segmentors 512 2048",
+        "segmentors 512 2048, classifiers 224 224",
     )
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="as tools/train.py")
     args = parser.parse_args()

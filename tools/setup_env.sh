@@ -88,7 +88,7 @@ make_venv() {
     step "installing mmengine, mmdet, mmseg and what they need" "$network" \
         "$PYTHON" -m pip install -q --no-compile --no-build-isolation -r "$ROOT/requirements.txt"
     step "installing libraries that tests compare with" "$network" \
-        "$PYTHON" -m pip install -q --no-compile --no-deps --upgrade --target "$ROOT/.venv/libraries" \
+        "$PYTHON" -m pip install -q --no-compile --no-deps --no-build-isolation --upgrade --target "$ROOT/.venv/libraries" \
         -r "$ROOT/tests/libraries.txt"
     step "building and installing mmlearnconv" "See the compiler's message above." \
         "$PYTHON" -m pip install -q --no-build-isolation --no-deps -e "$ROOT"

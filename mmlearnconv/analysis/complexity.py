@@ -19,7 +19,7 @@ from ..layers import LearnableConv
 from ..ops.geometry import conv_output_size
 
 # Height and width that published figures of detectors and segmentors are for.
-PUBLISHED_SIZES = {"mmdet": (800, 1280), "mmseg": (512, 2048)}
+PUBLISHED_SIZES = {"mmdet": (800, 1280), "mmseg": (512, 2048), "mmpretrain": (224, 224)}
 # Regions that heads are counted with.
 PROPOSALS = 1000
 MASKS = 100

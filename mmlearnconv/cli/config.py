@@ -1,6 +1,7 @@
 """From arguments to a config that a Runner can be built from."""
 
 import argparse
+import importlib
 import os
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,16 @@ from ..engine import check_pretrained, enforce_weights_only
 from .data import set_data_root
 from .distributed import use_gloo
 
+# Extras of this package by the scope of the toolbox that they install.
+_EXTRAS = dict(mmdet="det", mmseg="seg", mmpretrain="cls")
+
 
 def read_config(path: str, options: dict[str, Any] | None = None) -> Config:
     """Read a config and override some of its values.
 
     Raises:
         FileNotFoundError: there is no such config.
+        ValueError: the toolbox of its ``default_scope`` cannot be imported.
     """
     if not Path(path).is_file():
         same_name = sorted(map(str, Path(path).parent.rglob(Path(path).name)))
@@ -25,7 +30,23 @@ def read_config(path: str, options: dict[str, Any] | None = None) -> Config:
         raise FileNotFoundError(f"config {path} does not exist{hint}")
     cfg = Config.fromfile(path)
     cfg.merge_from_dict(options or {})
+    _need_toolbox(cfg.get("default_scope"))
+    if "data_preprocessor" in cfg and "model" in cfg:
+        # As mmengine's Runner does; mmpretrain's has the number of classes.
+        cfg.model.setdefault("data_preprocessor", cfg.data_preprocessor)
     return cfg
+
+
+def _need_toolbox(scope: str | None) -> None:
+    """Import the toolbox of a config; mmengine would go on without it, and miss its types."""
+    if scope in _EXTRAS:
+        try:
+            importlib.import_module(f"{scope}.models")
+        except ImportError as error:
+            raise ValueError(
+                f"default_scope {scope!r}: {scope} cannot be imported ({error}); install it: pip "
+                f"install 'mmlearnconv[{_EXTRAS[scope]}]'"
+            ) from error
 
 
 def load_config(args: argparse.Namespace) -> Config:
@@ -38,7 +59,7 @@ def load_config(args: argparse.Namespace) -> Config:
 
     Raises:
         FileNotFoundError: no such config.
-        ValueError: ``data_root`` cannot be applied to the config.
+        ValueError: its toolbox cannot be imported, or ``data_root`` cannot be applied to the config.
     """
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     enforce_weights_only(args.trust_checkpoint)
@@ -92,6 +113,10 @@ def draw_predictions(cfg: Config, folder: str) -> None:
     if hook is None:
         raise ValueError("--show-dir needs default_hooks.visualization in the config")
     folder = os.path.abspath(folder)
+    if hook.type == "VisualizationHook":
+        hook.enable = True
+        hook.out_dir = folder
+        return
     hook.draw = True
     if hook.type == "DetVisualizationHook":
         hook.test_out_dir = folder

@@ -1,5 +1,6 @@
 """Where a config's data sets lie."""
 
+import inspect
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -69,17 +70,25 @@ def check_data(cfg: Config, *splits: str) -> None:
             continue
         with DefaultScope.overwrite_default_scope(cfg.get("default_scope")):
             kind = DATASETS.get(dataset["type"]) if "type" in dataset else None
-        if getattr(kind, "makes_its_data", False):
+        if getattr(kind, "makes_its_data", False) or _downloads(kind, dataset):
             continue
         root = dataset.get("data_root") or ""
         prefixes = dataset.get("data_prefix") or {}
-        for part in (dataset.get("ann_file"), *prefixes.values()):
+        # A single one is text in mmpretrain's configs.
+        prefixes = [prefixes] if isinstance(prefixes, str) else prefixes.values()
+        for part in (dataset.get("ann_file"), *prefixes):
             path = os.path.join(root, part) if isinstance(part, str) else root
             if path and "://" not in path and not os.path.exists(path):
                 raise FileNotFoundError(
                     f"no data for {loader}: looked for {path} under data_root {root or '(none)'}; "
                     "name the folder that holds your data with --data-root DIR"
                 )
+
+
+def _downloads(kind: Any, dataset: dict[str, Any]) -> bool:
+    """Whether a data set fetches what is missing, as mmpretrain's CIFAR10."""
+    option = inspect.signature(kind).parameters.get("download") if kind is not None else None
+    return option is not None and dataset.get("download", option.default) is True
 
 
 def _datasets(cfg: Config) -> Iterator[tuple[str, dict[str, Any]]]:

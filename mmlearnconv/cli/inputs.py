@@ -14,14 +14,15 @@ def random_inputs(
     """Images of noise with ground truth, as the model's ``forward`` takes them.
 
     Args:
-        model: a detector of mmdet or a segmentor of mmseg.
+        model: a detector of mmdet, a segmentor of mmseg or a classifier of mmpretrain.
         cfg: its config; says which toolbox, how many classes, and whether there are masks.
         size: height and width of the images.
         training: whether they are for ``mode='loss'``.
         images: how many. Default: 1.
     """
     classes = min(_class_counts(cfg.model), default=20)
-    make = _segmentation if cfg.get("default_scope", "mmdet") == "mmseg" else _detection
+    scope = cfg.get("default_scope", "mmdet")
+    make = dict(mmseg=_segmentation, mmpretrain=_classification).get(scope, _detection)
     return model.data_preprocessor(make(model, cfg, size, images, classes), training)
 
 
@@ -63,5 +64,18 @@ def _segmentation(
         labels = torch.randint(0, classes, (1, *size))
         meta = dict(ori_shape=size, img_shape=size, pad_shape=size)
         samples.append(SegDataSample(gt_sem_seg=PixelData(data=labels), metainfo=meta))
-    pixels = [torch.randint(0, 255, (3, *size), dtype=torch.uint8) for _ in samples]
-    return dict(inputs=pixels, data_samples=samples)
+    return dict(inputs=_noise(size, images), data_samples=samples)
+
+
+def _classification(
+    model: nn.Module, cfg: Config, size: tuple[int, int], images: int, classes: int
+) -> dict[str, Any]:
+    from mmpretrain.structures import DataSample
+
+    samples = [DataSample().set_gt_label(i % classes) for i in range(images)]
+    # Its data preprocessor takes a batch.
+    return dict(inputs=torch.stack(_noise(size, images)), data_samples=samples)
+
+
+def _noise(size: tuple[int, int], images: int) -> list[torch.Tensor]:
+    return [torch.randint(0, 255, (3, *size), dtype=torch.uint8) for _ in range(images)]

@@ -160,7 +160,9 @@ class ConvNeXtBlock(BaseModule):
 
 @MODELS.register_module()
 class ConvNeXt(Backbone):
-    """ConvNeXt backbone, with mmpretrain's parameter names, for mmdet and mmseg.
+    """ConvNeXt backbone, with mmpretrain's parameter names, for mmdet, mmseg and mmpretrain.
+
+    In mmpretrain's configs it is ``'mmengine.ConvNeXt'``: mmpretrain has one without ``conv_cfg``.
 
     Args:
         arch: ``'tiny'``, ``'small'``, ``'base'``, or a dict with ``depths`` and ``channels``.
@@ -174,6 +176,8 @@ class ConvNeXt(Backbone):
         out_indices: stages to return, each after its own LayerNorm. Default: the first four.
         frozen_stages: stages that do not train: -1 none, 0 the stem, i the stem and stages up to i
             (from 1). Default: -1.
+        gap_before_final_norm: average each output map before its LayerNorm and return vectors, as
+            classifiers do. Default: ``False``.
         with_cp: recompute the blocks' activations in the backward pass to save memory.
             Default: ``False``.
         init_cfg: mmengine's; ``dict(type='Pretrained', checkpoint=..., prefix='backbone.')`` takes
@@ -193,6 +197,7 @@ class ConvNeXt(Backbone):
         layer_scale_init_value: float = 1e-6,
         out_indices: Sequence[int] = (0, 1, 2, 3),
         frozen_stages: int = -1,
+        gap_before_final_norm: bool = False,
         with_cp: bool = False,
         init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
     ) -> None:
@@ -212,7 +217,7 @@ class ConvNeXt(Backbone):
             False,
             init_cfg or dict(type="TruncNormal", layer=["Conv2d", "Linear"], std=0.02, bias=0.0),
         )
-
+        self.gap_before_final_norm = gap_before_final_norm
         rates = iter(torch.linspace(0, drop_path_rate, sum(depths)).tolist())
         self.downsample_layers = ModuleList()
         self.stages = ModuleList()
@@ -240,13 +245,20 @@ class ConvNeXt(Backbone):
         self.freeze()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(N, in_channels, H, W) to one (N, C_i, H / 2^(i+2), W / 2^(i+2)) per output stage."""
+        """(N, in_channels, H, W) to one (N, C_i, H / 2^(i+2), W / 2^(i+2)) per output stage.
+
+        With ``gap_before_final_norm`` to one (N, C_i).
+        """
         outputs = []
         for i, (down, stage) in enumerate(zip(self.downsample_layers, self.stages, strict=True)):
             x = stage(down(x))
             if i in self.out_indices:
-                # mmcv's operations, RoIAlign for one, read a map's memory as NCHW.
-                outputs.append(getattr(self, f"norm{i}")(x).contiguous())
+                norm = getattr(self, f"norm{i}")
+                if self.gap_before_final_norm:
+                    outputs.append(norm(x.mean((2, 3), keepdim=True)).flatten(1))
+                else:
+                    # mmcv's operations, RoIAlign for one, read a map's memory as NCHW.
+                    outputs.append(norm(x).contiguous())
         return tuple(outputs)
 
     def stem_and_stages(self) -> list[list[nn.Module]]:
