@@ -3,13 +3,13 @@
 python benchmarks/shapes.py detection|segmentation|finetuning [--kinds K ...] [--seeds N ...]
     [--jobs N] [--out DIR]
 
-``detection`` trains the quickstart's Mask R-CNN and ``segmentation`` an UPerNet from scratch, in
-which all 3x3 convolutions of the ResNet-18's last three stages are of one kind. ``finetuning``
-trains the plain detector of the same seed on, plain or with them swapped. Models train on objects
-that are upright to 20 degrees and have radii of 14 to 30 pixels. They are tested on new images of
-that kind and on such that training never had: any rotation, radii of 10 to 14 or of 30 to 42
-pixels. Every run is a process of its own with one thread; what it found is kept, so that a second
-call runs what is missing and prints.
+``detection`` trains the quickstart's Mask R-CNN from scratch; all 3x3 convolutions of the
+ResNet-18's last three stages are of one kind. ``segmentation`` trains an UPerNet on the backbone of
+the detector of the same kind and seed. ``finetuning`` trains the plain detector of the same seed
+on, plain or with convolutions swapped. Models train on objects that are upright to 20 degrees and
+have radii of 14 to 30 pixels. They are tested on new images of that kind and on such that training
+never had: any rotation, radii of 10 to 14 or of 30 to 42 pixels. Every run is a process of its own
+with one thread; what it found is kept, so that a second call runs what is missing and prints.
 """
 
 import argparse
@@ -50,7 +50,7 @@ STYLES = dict(
     larger=Style((30, 42), (-UPRIGHT, UPRIGHT)),
 )
 TESTS = dict(val="as trained", rotated="rotated", smaller="smaller", larger="larger")
-ITERATIONS = dict(detection=300, segmentation=300, finetuning=150)
+ITERATIONS = dict(detection=300, segmentation=400, finetuning=150)
 LAYERS = "backbone.layer[234].*.conv[12]"
 KINDS: dict[str, dict[str, Any] | None] = {
     "plain": None,
@@ -128,11 +128,15 @@ def config(task: str, kind: str, seed: int, out: Path) -> Config:
         cfg.model.update(type="SwapConv", target=cfg.model.type, swaps=[rule])
     if rate := OFFSETS_OF_DCNV2.get(kind):
         cfg.optim_wrapper.paramwise_cfg.custom_keys = {"conv_offset": dict(lr_mult=rate)}
-    if task == "finetuning":
-        trained = out / "detection" / f"plain-{seed}" / f"iter_{ITERATIONS['detection']}.pth"
+    if task != "detection":
+        start = kind if segmentation else "plain"
+        trained = out / "detection" / f"{start}-{seed}" / f"iter_{ITERATIONS['detection']}.pth"
         if not trained.is_file():
-            raise FileNotFoundError(f"{trained}: run detection --kinds plain --seeds {seed} first")
+            raise FileNotFoundError(
+                f"{trained}: run detection --kinds {start} --seeds {seed} first"
+            )
         cfg.load_from = str(trained)
+    if task == "finetuning":
         cfg.optim_wrapper.optimizer.lr /= 4
     last = ITERATIONS[task]
     cfg.train_cfg.max_iters = last
