@@ -26,7 +26,7 @@ def _seed():
 
 @pytest.fixture(autouse=True)
 def _unguarded(monkeypatch):
-    """What ``enforce_weights_only`` and ``check_pretrained`` do to the process ends with the test."""
+    """What ``enforce_weights_only`` and ``check_pretrained`` do ends with the test."""
     monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "0")
     safe = torch.serialization.get_safe_globals()
     yield

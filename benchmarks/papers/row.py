@@ -4,15 +4,17 @@ import fnmatch
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from mmlearnconv import cli
 from mmlearnconv.analysis import Complexity, count_complexity
 from mmlearnconv.analysis.complexity import PUBLISHED_SIZES
 from mmlearnconv.registry import MODELS
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 MILLION, BILLION = 10**6, 10**9
 IMAGENET = (224, 224)
 
@@ -82,17 +84,18 @@ def _rounded(ours: float, theirs: str) -> str:
     return f"{math.floor(ours * 10**digits + 0.5) / 10**digits:.{digits}f}"
 
 
-_counted: dict[str, Complexity] = {}
+# What was counted so far, by the network.
+counted: dict[str, Complexity] = {}
 
 
 def _count(row: Row) -> Complexity:
     key = repr(row.network)
-    if key not in _counted:
+    if key not in counted:
         if isinstance(row.network, str):
-            cfg = Config.fromfile(row.network)
+            cfg = cli.read_config(row.network)
             scope = cfg.get("default_scope", "mmdet")
             init_default_scope(scope)
-            _counted[key] = count_complexity(MODELS.build(cfg.model), PUBLISHED_SIZES[scope])
+            counted[key] = count_complexity(MODELS.build(cfg.model), PUBLISHED_SIZES[scope])
         else:
-            _counted[key] = count_complexity(MODELS.build(dict(row.network)), row.size)
-    return _counted[key]
+            counted[key] = count_complexity(MODELS.build(dict(row.network)), row.size)
+    return counted[key]

@@ -7,11 +7,12 @@ from pkgutil import iter_modules
 
 import yaml
 
-from .row import MILLION, Row, digits_of
+from .row import BILLION, MILLION, Row, digits_of
 
 _HEAD = """# The papers' tables
 
-Made by `python benchmarks/paper_tables.py --output docs/paper_tables.md`: it counts all networks.
+Made by `python benchmarks/paper_tables.py --output docs/paper_tables.md`: it counts all networks,
+from the configs that train them.
 
 - Parameters and multiply-adds are ours, the paper's, and the difference, which is 0 where ours is
   the paper's to its last printed digit. An increase is over the plain network of the same table.
@@ -43,7 +44,7 @@ def rows(root: str | Path) -> list[Row]:
         module = import_module(f".{info.name}", __package__)
         if module.__name__ != __name__ and hasattr(module, "rows"):
             found += module.rows()
-    return [*found, *_of_configs(Path(root))]
+    return [*_of_configs(Path(root)), *found]
 
 
 def _of_configs(root: Path) -> Iterator[Row]:
@@ -54,15 +55,27 @@ def _of_configs(root: Path) -> Iterator[Row]:
             if "Published In" not in metadata:
                 continue
             metrics = [result["Metrics"] for result in model.get("Results", [])]
-            yield Row(
-                metadata["Published In"],
-                metadata["Published As"],
-                str(root / model["Config"]),
-                metadata.get("Parameters (M)"),
-                metadata.get("Multiply-Adds (G)"),
-                elementwise=True,
-                accuracy=", ".join(f"{k} {v}" for part in metrics for k, v in part.items()),
-            )
+            millions = metadata.get("Multiply-Adds (M)")
+            for table in _tables(metadata["Published In"]):
+                yield Row(
+                    table,
+                    metadata["Published As"],
+                    str(root / model["Config"]),
+                    metadata.get("Parameters (M)"),
+                    millions or metadata.get("Multiply-Adds (G)"),
+                    unit=MILLION if millions else BILLION,
+                    base=metadata.get("Increase Over"),
+                    # As papers of detectors count.
+                    elementwise=not metadata["Training Data"].startswith("ImageNet"),
+                    accuracy=", ".join(f"{k} {v}" for part in metrics for k, v in part.items()),
+                    note=metadata.get("Differs Because", ""),
+                )
+
+
+def _tables(published: str) -> list[str]:
+    """'DK, tables 1 and 2' are two."""
+    paper, several, numbers = published.partition(", tables ")
+    return [f"{paper}, table {n}" for n in numbers.split(" and ")] if several else [published]
 
 
 def increase(row: Row, table: Sequence[Row]) -> tuple[str, str]:

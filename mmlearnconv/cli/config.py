@@ -59,7 +59,7 @@ def load_config(args: argparse.Namespace) -> Config:
 
     Raises:
         FileNotFoundError: no such config.
-        ValueError: its toolbox cannot be imported, or ``data_root`` cannot be applied to the config.
+        ValueError: its toolbox cannot be imported, or ``data_root`` cannot be applied to it.
     """
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     enforce_weights_only(args.trust_checkpoint)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.registry import DATASETS, DefaultScope
+from mmengine.registry import DATASETS
 
 _DATALOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 _EVALUATORS = ("train_evaluator", "val_evaluator", "test_evaluator")
@@ -68,8 +68,8 @@ def check_data(cfg: Config, *splits: str) -> None:
     for loader, dataset in _datasets(cfg):
         if loader.removesuffix("_dataloader") not in splits:
             continue
-        with DefaultScope.overwrite_default_scope(cfg.get("default_scope")):
-            kind = DATASETS.get(dataset["type"]) if "type" in dataset else None
+        with DATASETS.switch_scope_and_registry(cfg.get("default_scope")) as registry:
+            kind = registry.get(dataset["type"]) if "type" in dataset else None
         if getattr(kind, "makes_its_data", False) or _downloads(kind, dataset):
             continue
         root = dataset.get("data_root") or ""

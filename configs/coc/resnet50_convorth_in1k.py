@@ -1,0 +1,4 @@
+"""ResNet-50 with orthonormal kernels, ImageNet."""
+
+_base_ = "./resnet50_plain_in1k.py"
+model = dict(backbone=dict(conv_cfg=dict(type="ConvOrth")))

@@ -1,0 +1,6 @@
+"""ResNet-50, ImageNet (DCLS, table 1: the base network).
+
+From the paper: procedure A3 of Wightman et al. (ResNet strikes back), as mmpretrain has it.
+"""
+
+_base_ = "mmpretrain::resnet/resnet50_8xb256-rsb-a3-100e_in1k.py"

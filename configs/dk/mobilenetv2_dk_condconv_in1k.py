@@ -1,0 +1,15 @@
+"""MobileNetV2 with local deformable kernels, and CondConv for its 1x1, ImageNet (DK, table 2)."""
+
+_base_ = "./mobilenetv2_in1k.py"
+model = dict(
+    type="SwapConv",
+    target="ImageClassifier",
+    swaps=[
+        dict(
+            pattern="backbone.*",
+            depthwise=True,
+            conv=dict(type="DK", mode="local", scope=4, offset_lr_mult=0.1),
+        ),
+        dict(pattern="backbone.*", kernel_size=1, conv=dict(type="CondConv", num_experts=8)),
+    ],
+)

@@ -1,0 +1,11 @@
+"""ResNet-50-DW with local deformable kernels, and CondConv for its 1x1, ImageNet (DK, table 2)."""
+
+_base_ = "./resnet50dw_in1k.py"
+model = dict(
+    type="SwapConv",
+    target="ImageClassifier",
+    swaps=[
+        dict(pattern="backbone.*", depthwise=True, conv=dict(type="DK", mode="local", scope=4)),
+        dict(pattern="backbone.layer*.conv[13]", conv=dict(type="CondConv", num_experts=2)),
+    ],
+)

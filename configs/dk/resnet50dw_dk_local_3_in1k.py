@@ -1,0 +1,10 @@
+"""ResNet-50-DW with local deformable kernels in a space of 3x3, ImageNet (DK, table 1)."""
+
+_base_ = "./resnet50dw_in1k.py"
+model = dict(
+    type="SwapConv",
+    target="ImageClassifier",
+    swaps=[
+        dict(pattern="backbone.*", depthwise=True, conv=dict(type="DK", mode="local", scope=3)),
+    ],
+)

@@ -1,0 +1,8 @@
+"""ResNet-101, CIFAR-100 (DKE, table 1: the base network); as resnet101_cifar10."""
+
+_base_ = "./resnet101_cifar10.py"
+model = dict(head=dict(num_classes=100))
+data_preprocessor = dict(num_classes=100)
+train_dataloader = dict(dataset=dict(type="CIFAR100", data_root="data/cifar100"))
+val_dataloader = dict(dataset=dict(type="CIFAR100", data_root="data/cifar100"))
+test_dataloader = dict(dataset=dict(type="CIFAR100", data_root="data/cifar100"))

@@ -1,0 +1,17 @@
+"""MobileNetV1 with CondConv of eight experts, ImageNet (DRConv, table 1).
+
+All convolutions but the first; the paper replaces the classifier, too.
+"""
+
+_base_ = "./mobilenetv1_in1k.py"
+model = dict(
+    type="SwapConv",
+    target="ImageClassifier",
+    swaps=[
+        dict(
+            pattern="backbone.*",
+            exclude="backbone.conv_stem",
+            conv=dict(type="CondConv", num_experts=8),
+        ),
+    ],
+)
