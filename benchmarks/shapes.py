@@ -1,15 +1,16 @@
 """Do the operators help? The same small models on Shapes with each of them, over several seeds.
 
-python benchmarks/shapes.py detection|segmentation|finetuning [--kinds K ...] [--seeds N ...]
-    [--jobs N] [--out DIR]
+python benchmarks/shapes.py TASK [--kinds K ...] [--seeds N ...] [--jobs N] [--out DIR]
 
 ``detection`` trains the quickstart's Mask R-CNN from scratch; all 3x3 convolutions of the
 ResNet-18's last three stages are of one kind. ``segmentation`` trains an UPerNet on the backbone of
 the detector of the same kind and seed. ``finetuning`` trains the plain detector of the same seed
-on, plain or with convolutions swapped. Models train on objects that are upright to 20 degrees and
-have radii of 14 to 30 pixels. They are tested on new images of that kind and on such that training
-never had: any rotation, radii of 10 to 14 or of 30 to 42 pixels. Every run is a process of its own
-with one thread; what it found is kept, so that a second call runs what is missing and prints.
+on, plain or with convolutions swapped. ``classification`` trains the backbone on single objects,
+cut out, and ``pretrained`` the detector on its weights. Models train on objects that are upright to
+20 degrees and have radii of 14 to 30 pixels. They are tested on new images of that kind and on such
+that training never had: any rotation, radii of 10 to 14 or of 30 to 42 pixels. Every run is a
+process of its own with one thread; what it found is kept, so that a second call runs what is
+missing and prints.
 """
 
 import argparse
@@ -31,15 +32,17 @@ from mmengine.runner import Runner
 from mmengine.utils import mkdir_or_exist
 from torch import nn
 
+from mmlearnconv import cli
 from mmlearnconv.analysis import count_complexity
-from mmlearnconv.datasets import Style, make_shapes, shapes_root
-from mmlearnconv.datasets.shapes import IMAGE_SIZE
-from mmlearnconv.engine import atomic_write
+from mmlearnconv.datasets import Style, make_shape_classes, make_shapes, shapes_root
+from mmlearnconv.datasets.shapes import CROP_SIZE, IMAGE_SIZE
+from mmlearnconv.engine import atomic_write, check_pretrained
 from mmlearnconv.registry import CONV_LAYERS
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 DETECTION = CONFIGS / "quickstart_mask_rcnn_dcls.py"
 SEGMENTATION = CONFIGS / "_base_" / "upernet_shapes.py"
+CLASSIFICATION = CONFIGS / "_base_" / "classifier_shapes.py"
 SPLITS = dict(train=1200, val=200, rotated=200, smaller=200, larger=200)
 UPRIGHT = math.radians(20)
 STYLES = dict(
@@ -50,7 +53,9 @@ STYLES = dict(
     larger=Style((30, 42), (-UPRIGHT, UPRIGHT)),
 )
 TESTS = dict(val="as trained", rotated="rotated", smaller="smaller", larger="larger")
-ITERATIONS = dict(detection=300, segmentation=400, finetuning=150)
+ITERATIONS = dict(
+    detection=300, segmentation=400, finetuning=150, classification=1000, pretrained=300
+)
 LAYERS = "backbone.layer[234].*.conv[12]"
 KINDS: dict[str, dict[str, Any] | None] = {
     "plain": None,
@@ -82,8 +87,11 @@ METRICS = {
         segm_mAP="mask AP",
     ),
     "segmentation": dict(mIoU="mIoU"),
+    "classification": {"accuracy/top1": "top-1"},
 }
-METRICS["finetuning"] = METRICS["detection"]
+METRICS["finetuning"] = METRICS["pretrained"] = METRICS["detection"]
+# Given in percent already.
+PERCENT = "mIoU", "accuracy/top1"
 
 
 @CONV_LAYERS.register_module()
@@ -108,16 +116,36 @@ class StepTime(Hook):
         self.times: list[float] = []
 
 
-def data_root() -> Path:
+def data_root(task: str) -> Path:
     """The data set of this benchmark, drawn at first use."""
-    return make_shapes(shapes_root().parent / "shapes_shifts", SPLITS, STYLES)
+    root = make_shapes(shapes_root().parent / "shapes_shifts", SPLITS, STYLES)
+    if task == "classification":
+        return make_shape_classes(root.with_name("shapes_shifts_classes"), root)
+    return root
+
+
+def trained(task: str, kind: str, seed: int, out: Path) -> str:
+    """What a run of another task has trained.
+
+    Raises:
+        FileNotFoundError: it has not run.
+    """
+    path = folder_of(task, kind, seed, out) / f"iter_{ITERATIONS[task]}.pth"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: run {task} --kinds {kind} --seeds {seed} first")
+    return str(path)
+
+
+def folder_of(task: str, kind: str, seed: int, out: Path) -> Path:
+    """Where a run keeps what it found."""
+    return out / task / f"{kind}-{seed}"
 
 
 def config(task: str, kind: str, seed: int, out: Path) -> Config:
     """What one run trains."""
-    segmentation = task == "segmentation"
-    cfg = Config.fromfile(SEGMENTATION if segmentation else DETECTION)
-    if not segmentation:
+    own = dict(segmentation=SEGMENTATION, classification=CLASSIFICATION)
+    cfg = cli.read_config(str(own.get(task, DETECTION)))
+    if task not in own:
         cfg.model.backbone.conv_cfg = None
     options = (KINDS | VARIANTS)[kind]
     if options is not None:
@@ -128,32 +156,33 @@ def config(task: str, kind: str, seed: int, out: Path) -> Config:
         cfg.model.update(type="SwapConv", target=cfg.model.type, swaps=[rule])
     if rate := OFFSETS_OF_DCNV2.get(kind):
         cfg.optim_wrapper.paramwise_cfg.custom_keys = {"conv_offset": dict(lr_mult=rate)}
-    if task != "detection":
-        start = kind if segmentation else "plain"
-        trained = out / "detection" / f"{start}-{seed}" / f"iter_{ITERATIONS['detection']}.pth"
-        if not trained.is_file():
-            raise FileNotFoundError(
-                f"{trained}: run detection --kinds {start} --seeds {seed} first"
-            )
-        cfg.load_from = str(trained)
-    if task == "finetuning":
+    if task == "segmentation":
+        cfg.load_from = trained("detection", kind, seed, out)
+    elif task == "finetuning":
+        cfg.load_from = trained("detection", "plain", seed, out)
         cfg.optim_wrapper.optimizer.lr /= 4
+    elif task == "pretrained":
+        weights = trained("classification", kind, seed, out)
+        cfg.model.backbone.init_cfg = dict(type="Pretrained", checkpoint=weights)
     last = ITERATIONS[task]
     cfg.train_cfg.max_iters = last
     cfg.param_scheduler[1].end = last
     cfg.default_hooks.checkpoint.interval = last
     cfg.randomness = dict(seed=seed)
-    root = str(data_root())
+    root = str(data_root(task))
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         loader.update(num_workers=0, persistent_workers=False)
         loader.dataset.data_root = root
-    cfg.work_dir = str(out / task / f"{kind}-{seed}")
+    cfg.work_dir = str(folder_of(task, kind, seed, out))
     cfg.experiment_name = f"{task}-{kind}-{seed}"
     return cfg
 
 
 def on_split(cfg: Config, split: str) -> None:
     """Let tests run on this split."""
+    if cfg.default_scope == "mmpretrain":
+        cfg.test_dataloader.dataset.data_prefix = split
+        return
     if cfg.default_scope == "mmseg":
         prefix = dict(img_path=split, seg_map_path=f"labels/{split}")
         cfg.test_dataloader.dataset.data_prefix = prefix
@@ -172,14 +201,15 @@ def run(task: str, kind: str, seed: int, out: Path) -> None:
     cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     on_split(cfg, "val")
     found = figures(out, task, kind, seed)
-    trained = Path(cfg.work_dir) / f"iter_{ITERATIONS[task]}.pth"
     if "step" in found:
-        cfg.load_from = str(trained)
+        cfg.load_from = trained(task, kind, seed, out)
+    check_pretrained()
     runner = Runner.from_cfg(cfg)
     if "step" in found:
         runner.load_or_resume()
     else:
-        counts = count_complexity(runner.model, (IMAGE_SIZE, IMAGE_SIZE))
+        size = CROP_SIZE if task == "classification" else IMAGE_SIZE
+        counts = count_complexity(runner.model, (size, size))
         steps = StepTime()
         runner.register_hook(steps)
         runner.train()
@@ -192,7 +222,7 @@ def run(task: str, kind: str, seed: int, out: Path) -> None:
         runner._test_loop = cfg.test_cfg
         runner._test_dataloader, runner._test_evaluator = cfg.test_dataloader, cfg.test_evaluator
         measured = runner.test()
-        prefix = "" if task == "segmentation" else "coco/"
+        prefix = "coco/" if cfg.default_scope == "mmdet" else ""
         found[split] = {name: float(measured[prefix + name]) for name in METRICS[task]}
     with atomic_write(Path(cfg.work_dir) / "figures.json") as path:
         path.write_text(json.dumps(found))
@@ -200,7 +230,7 @@ def run(task: str, kind: str, seed: int, out: Path) -> None:
 
 def figures(out: Path, task: str, kind: str, seed: int) -> dict[str, Any]:
     """What a run has found so far."""
-    path = out / task / f"{kind}-{seed}" / "figures.json"
+    path = folder_of(task, kind, seed, out) / "figures.json"
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
@@ -208,7 +238,7 @@ def run_missing(task: str, kinds: list[str], seeds: list[int], out: Path, jobs: 
     """Run what has no result yet, each in a process of its own."""
 
     def start(kind: str, seed: int) -> str | None:
-        folder = out / task / f"{kind}-{seed}"
+        folder = folder_of(task, kind, seed, out)
         if TESTS.keys() <= figures(out, task, kind, seed).keys():
             return None
         mkdir_or_exist(folder)
@@ -261,7 +291,7 @@ def show(task: str, kinds: list[str], seeds: list[int], out: Path) -> None:
         row = [kind, str(len(found)), f"{counts['parameters'] / 1e6:.2f}"]
         row += [f"{counts['macs'] / 1e9:.3f}", f"{step:.2f}"]
         for split, name in columns:
-            values = [f[split][name] * (1 if name == "mIoU" else 100) for f in found]
+            values = [f[split][name] * (1 if name in PERCENT else 100) for f in found]
             spread = statistics.stdev(values) if len(values) > 1 else math.nan
             row.append(f"{statistics.mean(values):.1f} ± {spread:.1f}")
         print(f"| {' | '.join(row)} |")
@@ -285,7 +315,7 @@ def main() -> None:
         run(args.task, args.kinds[0], args.seeds[0], args.out)
         return
     if not args.print:
-        data_root()
+        data_root(args.task)
         run_missing(args.task, args.kinds, args.seeds, args.out, args.jobs)
     show(args.task, args.kinds, args.seeds, args.out)
 

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.config import Config, DictAction
+from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
 from mmlearnconv import cli, engine
@@ -68,10 +69,14 @@ def load(args: argparse.Namespace) -> tuple[nn.Module, Any, Config, dict[str, An
         from mmseg.apis import inference_model as run
         from mmseg.apis import init_model as build
     elif scope == "mmpretrain":
-        from mmpretrain.apis import inference_model as run
+        from mmpretrain.apis import ImageClassificationInferencer
         from mmpretrain.apis import init_model as build
+
+        def run(model: nn.Module, image: Any) -> Any:
+            return ImageClassificationInferencer(model)(image)[0]
     else:
         raise ValueError(f"default_scope: {scope!r}; must be 'mmdet', 'mmseg' or 'mmpretrain'")
+    init_default_scope(scope)
     model = build(copy.deepcopy(cfg), args.checkpoint, device=device)
     return model, run, cfg, checkpoint.get("meta", {})
 

@@ -22,19 +22,37 @@ def read_config(path: str, options: dict[str, Any] | None = None) -> Config:
 
     Raises:
         FileNotFoundError: there is no such config.
-        ValueError: the toolbox of its ``default_scope`` cannot be imported.
+        ValueError: a toolbox that it inherits from, or its ``default_scope``, cannot be imported.
     """
     if not Path(path).is_file():
         same_name = sorted(map(str, Path(path).parent.rglob(Path(path).name)))
         hint = f"; did you mean {' or '.join(same_name)}?" if same_name else ""
         raise FileNotFoundError(f"config {path} does not exist{hint}")
-    cfg = Config.fromfile(path)
+    try:
+        cfg = Config.fromfile(path)
+    except ModuleNotFoundError as error:
+        # Of a config that it inherits.
+        raise ValueError(f"config {path}: {error}{_how_to_install(str(error))}") from error
+    for key in options or {}:
+        _make_room(cfg, key)
     cfg.merge_from_dict(options or {})
     _need_toolbox(cfg.get("default_scope"))
     if "data_preprocessor" in cfg and "model" in cfg:
         # As mmengine's Runner does; mmpretrain's has the number of classes.
         cfg.model.setdefault("data_preprocessor", cfg.data_preprocessor)
     return cfg
+
+
+def _make_room(cfg: Config, key: str) -> None:
+    """Let a dotted key go into what is ``None``, as ``init_cfg`` often is."""
+    *parents, _ = key.split(".")
+    value: Any = cfg
+    for name in parents:
+        if not isinstance(value, (Config, dict)) or name not in value:
+            return
+        if value[name] is None:
+            value[name] = {}
+        value = value[name]
 
 
 def _need_toolbox(scope: str | None) -> None:
@@ -44,9 +62,14 @@ def _need_toolbox(scope: str | None) -> None:
             importlib.import_module(f"{scope}.models")
         except ImportError as error:
             raise ValueError(
-                f"default_scope {scope!r}: {scope} cannot be imported ({error}); install it: pip "
-                f"install 'mmlearnconv[{_EXTRAS[scope]}]'"
+                f"default_scope {scope!r}: {scope} cannot be imported ({error})"
+                f"{_how_to_install(scope)}"
             ) from error
+
+
+def _how_to_install(what: str) -> str:
+    extras = [extra for scope, extra in _EXTRAS.items() if scope in what]
+    return f"; pip install 'mmlearnconv[{extras[0]}]'" if extras else ""
 
 
 def load_config(args: argparse.Namespace) -> Config:

@@ -1,10 +1,11 @@
-"""'Shapes': a small generated data set for detection and segmentation, drawn at first use."""
+"""'Shapes': a small generated data set for three tasks, drawn at first use."""
 
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ KINDS = ("ellipse", "rectangle", "triangle", "star", "cross")
 PALETTE = [(220, 60, 60), (60, 160, 220), (240, 180, 40), (120, 200, 80), (180, 90, 210)]
 SPLITS = {"train": 1200, "val": 100}
 IMAGE_SIZE = 160
+CROP_SIZE = 64
 _SEED = 20260101
 # A new shape that would leave less than this visible of another one is not drawn.
 _MIN_VISIBLE_SHARE = 0.5
@@ -74,21 +76,59 @@ def make_shapes(
             "name a folder that does not exist yet"
         )
     print_log(f"drawing the Shapes data set into {root}", logger="current")
-    root.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=".shapes-", dir=root.parent))
-    try:
+    with _draft_of(root) as draft:
         for number, (split, count) in enumerate(splits.items()):
             style = styles.get(split, Style())
             _draw_split(draft, split, count, _SEED + number, style)
+    return root
+
+
+def make_shape_classes(root: str | Path | None = None, shapes: str | Path | None = None) -> Path:
+    """Cut the objects out of Shapes, for classifiers, unless that was done already.
+
+    The folder gets ``{train,val}/{ellipse,...}/*.png``: each object, without crowds, in a square of
+    64 x 64 pixels whose side shows one and a quarter of the object's longer side.
+
+    Args:
+        root: the folder. Default: ``shapes_classes`` beside :func:`shapes_root`.
+        shapes: the data set to cut from. Default: :func:`shapes_root`, drawn if need be.
+
+    Returns:
+        Path: the folder.
+
+    Raises:
+        FileExistsError: ``root`` exists but holds something else.
+    """
+    root = Path(root) if root is not None else shapes_root().parent / "shapes_classes"
+    if all((root / "train" / kind).is_dir() for kind in KINDS):
+        return root
+    if root.exists():
+        raise FileExistsError(
+            f"{root} exists but holds no classes of Shapes (train/{KINDS[0]}, ...); name a folder "
+            "that does not exist yet"
+        )
+    source = make_shapes(shapes)
+    print_log(f"cutting the objects of {source} out into {root}", logger="current")
+    with _draft_of(root) as draft:
+        for path in (source / "annotations").glob("*.json"):
+            _cut_split(source, draft, path.stem, json.loads(path.read_text()))
+    return root
+
+
+@contextmanager
+def _draft_of(root: Path) -> Iterator[Path]:
+    """A temporary folder that becomes ``root`` at the end, unless another process was first."""
+    root.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
+    try:
+        yield draft
         draft.chmod(0o755)
         draft.rename(root)
     except OSError:
-        # Another process may have finished first.
-        if not (root / "annotations").is_dir():
+        if not (root / "train").is_dir():
             raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return root
 
 
 @DATASETS.register_module()
@@ -119,7 +159,21 @@ def ShapesSegDataset(data_root: str | None = None, **kwargs: Any):  # noqa: N802
     )
 
 
-ShapesDataset.makes_its_data = ShapesSegDataset.makes_its_data = True
+@DATASETS.register_module()
+def ShapesClsDataset(data_root: str | None = None, **kwargs: Any):  # noqa: N802
+    """mmpretrain's ``CustomDataset`` over the objects of Shapes, cut out first if need be."""
+    try:
+        from mmpretrain.datasets import CustomDataset
+    except ImportError as error:
+        raise ImportError(
+            "ShapesClsDataset needs mmpretrain: pip install 'mmlearnconv[cls]'"
+        ) from error
+    root = str(make_shape_classes(data_root))
+    return CustomDataset(data_root=root, metainfo=dict(classes=KINDS), **kwargs)
+
+
+for _dataset in (ShapesDataset, ShapesSegDataset, ShapesClsDataset):
+    _dataset.makes_its_data = True
 
 
 def _draw_split(root: Path, split: str, count: int, seed: int, style: Style) -> None:
@@ -153,6 +207,28 @@ def _draw_split(root: Path, split: str, count: int, seed: int, style: Style) -> 
     categories = [dict(id=i + 1, name=name) for i, name in enumerate(KINDS)]
     content = dict(images=images, annotations=annotations, categories=categories)
     (root / "annotations" / f"{split}.json").write_text(json.dumps(content))
+
+
+def _cut_split(source: Path, root: Path, split: str, content: dict[str, Any]) -> None:
+    files = {image["id"]: image["file_name"] for image in content["images"]}
+    for kind in KINDS:
+        (root / split / kind).mkdir(parents=True)
+    for annotation in content["annotations"]:
+        if annotation["iscrowd"]:
+            continue
+        image = cv2.imread(str(source / split / files[annotation["image_id"]]))
+        x, y, width, height = annotation["bbox"]
+        half = 0.625 * max(width, height)
+        # From the object's middle square to the whole of the small image.
+        scale = CROP_SIZE / (2 * half)
+        shift = np.array([x + width / 2, y + height / 2]) - half
+        move = np.hstack([scale * np.eye(2), -scale * shift[:, None]])
+        crop = cv2.warpAffine(
+            image, move, (CROP_SIZE, CROP_SIZE), borderMode=cv2.BORDER_REFLECT_101
+        )
+        path = root / split / KINDS[annotation["category_id"] - 1] / f"{annotation['id']:05d}.png"
+        if not cv2.imwrite(str(path), crop):
+            raise OSError(f"{path} could not be written")
 
 
 def draw_image(

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from mmlearnconv.datasets import Style, make_shapes, shapes_root
+from mmlearnconv.datasets import Style, make_shape_classes, make_shapes, shapes_root
 from mmlearnconv.datasets.shapes import KINDS, ShapesDataset, ShapesSegDataset
 
 SPLITS = dict(train=60, val=6)
@@ -93,6 +93,38 @@ def test_data_sets_of_both_toolboxes(root):
     )
     assert len(segmentation) == SPLITS["val"]
     assert segmentation.metainfo["classes"] == ("background", *KINDS)
+
+
+@pytest.mark.xdist_group("shapes")
+def test_objects_are_cut_out_into_folders_of_their_kinds(root, tmp_path):
+    folder = make_shape_classes(tmp_path / "classes", root)
+    coco = COCO(str(root / "annotations" / "val.json"))
+    single = [a for a in coco.anns.values() if not a["iscrowd"]]
+    assert len(single) == len(list((folder / "val").rglob("*.png")))
+    compared = 0
+    for a in single:
+        kind = KINDS[a["category_id"] - 1]
+        crop = cv2.imread(str(folder / "val" / kind / f"{a['id']:05d}.png"))
+        assert crop.shape == (64, 64, 3)
+        x, y, w, h = a["bbox"]
+        side = 1.25 * max(w, h)
+        left, top = x + w / 2 - side / 2, y + h / 2 - side / 2
+        if min(left, top) < 0 or max(left, top) + side > 159:
+            continue
+        # The middle of the crop is that of the box.
+        image = cv2.imread(str(root / "val" / coco.imgs[a["image_id"]]["file_name"]))
+        middle = image[y + h // 4 : y + 3 * h // 4, x + w // 4 : x + 3 * w // 4].mean((0, 1))
+        half, tall = 32 * w / side, 32 * h / side
+        rows = slice(round(32 - tall / 2), round(32 + tall / 2))
+        columns = slice(round(32 - half / 2), round(32 + half / 2))
+        np.testing.assert_allclose(crop[rows, columns].mean((0, 1)), middle, atol=8)
+        compared += 1
+    assert compared >= 5
+    stamp = (folder / "val").stat().st_mtime_ns
+    assert make_shape_classes(folder, root) == folder
+    assert (folder / "val").stat().st_mtime_ns == stamp
+    with pytest.raises(FileExistsError, match=str(root)):
+        make_shape_classes(root)
 
 
 def test_a_split_s_style_sets_sizes_and_turns(tmp_path):

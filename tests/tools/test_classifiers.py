@@ -1,0 +1,155 @@
+"""Classifiers of mmpretrain on the command line, and from a classifier to a detector."""
+
+import json
+import os
+import re
+
+import pytest
+import torch
+
+from mmlearnconv.datasets import make_shape_classes, make_shapes
+from tests import libraries
+from tests.conftest import ROOT
+from tests.processes import run_file
+from tests.tools.test_command_lines import ONE_PROCESS, TINY, another_operator
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("classifiers")]
+
+CLASSIFIER = "configs/_base_/classifier_shapes.py"
+DETECTOR = "configs/quickstart_mask_rcnn_dcls.py"
+SMALL = [o for o in TINY if "indices" not in o]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    libraries.need()
+    root = tmp_path_factory.mktemp("data")
+    shapes = make_shapes(root / "shapes", dict(train=30, val=10))
+    return shapes, make_shape_classes(root / "classes", shapes)
+
+
+def run(*command, expect=0, with_libraries=True):
+    environment = os.environ | dict(PYTHONPATH=str(ROOT))
+    command = list(map(str, command))
+    status, output = run_file(command, ROOT, environment, with_libraries=with_libraries)
+    assert status == expect, output[-5000:]
+    return output
+
+
+def train(data, work_dir, *options, tool=()):
+    command = ["tools/train.py", CLASSIFIER, "--data-root", data, "--work-dir", work_dir]
+    return run(*command, *tool, "--cfg-options", *SMALL, *options)
+
+
+def operator(name):
+    return [f"model.backbone.conv_cfg.type={name}"]
+
+
+@pytest.mark.parametrize("name", ["DCLS", "DK", "DKE", "CoC", "DRConv"])
+def test_from_a_classifier_to_a_detector(name, data, tmp_path):
+    shapes, classes = data
+    train(classes, tmp_path / "cls", *operator(name))
+    checkpoint = tmp_path / "cls" / "iter_2.pth"
+    options = another_operator(name)
+    init = "model.backbone.init_cfg"
+    said = run(
+        *("tools/train.py", DETECTOR, "--data-root", shapes, "--work-dir", tmp_path / "det"),
+        *("--cfg-options", *TINY, *options, f"{init}.type=Pretrained"),
+        f"{init}.checkpoint={checkpoint}",
+        with_libraries=False,
+    )
+    held, of = re.search(r"ResNet: (\d+) of (\d+) tensors from", said).groups()
+    assert held == of
+    # Nothing of the detector is random in its backbone: with no rate, it is the classifier's.
+    run(
+        *("tools/train.py", DETECTOR, "--data-root", shapes, "--work-dir", tmp_path / "still"),
+        *("--cfg-options", *TINY, *options, f"{init}.type=Pretrained"),
+        *(f"{init}.checkpoint={checkpoint}", "optim_wrapper.optimizer.lr=0"),
+        with_libraries=False,
+    )
+    ours = torch.load(tmp_path / "still" / "iter_2.pth", weights_only=False)["state_dict"]
+    theirs = torch.load(checkpoint, weights_only=False)["state_dict"]
+    compared = 0
+    for key, value in theirs.items():
+        # Batch norms have seen the detector's images.
+        if key.startswith("backbone.") and "running" not in key and "num_batches" not in key:
+            torch.testing.assert_close(ours[key], value, rtol=0, atol=1e-6)
+            compared += 1
+    assert compared > 60
+
+
+def test_a_classifier_is_tested_folded_counted_and_compared(data, tmp_path):
+    _, classes = data
+    train(classes, tmp_path / "cls", *operator("CoC"))
+    checkpoint = tmp_path / "cls" / "iter_2.pth"
+    options = ["--cfg-options", *ONE_PROCESS]
+    tested = run(
+        "tools/test.py", CLASSIFIER, checkpoint, "--data-root", classes, *options, *operator("CoC")
+    )
+    accuracy = re.search(r"accuracy/top1: ([\d.]+)", tested)[1]
+    folded = run(
+        *("tools/fold.py", CLASSIFIER, checkpoint, tmp_path / "folded", "--cfg-options"),
+        *operator("CoC"),
+    )
+    assert "folded 17 convolutions" in folded
+    again = run(
+        *("tools/test.py", tmp_path / "folded" / "classifier_shapes.py"),
+        *(tmp_path / "folded" / "classifier_shapes.pth", "--data-root", classes, *options),
+    )
+    assert re.search(r"accuracy/top1: ([\d.]+)", again)[1] == accuracy
+    counted = run("tools/get_flops.py", CLASSIFIER)
+    assert "one image of 224 x 224" in counted
+    compared = run(
+        *("tools/compare.py", CLASSIFIER, "--size", 64, 64, "--conv", "DK", "CoC"),
+        *("--json", tmp_path / "compared.json"),
+    )
+    assert "| CoC" in compared
+    rows = {
+        row["operator"]: row for row in json.loads((tmp_path / "compared.json").read_text())["rows"]
+    }
+    assert rows["CoC"]["reached"] > 10
+    assert rows["plain"]["train"] > 0
+
+
+def test_a_classifier_resumes(data, tmp_path):
+    _, classes = data
+    config = tmp_path / "resumed.py"
+    config.write_text(
+        f"_base_ = {str(ROOT / CLASSIFIER)!r}\ncustom_hooks = [dict(type='ReseedHook')]\n"
+    )
+
+    def train_to(iteration, work_dir, *tool):
+        return run(
+            *("tools/train.py", config, "--data-root", classes, "--work-dir", work_dir, *tool),
+            *("--amp", "--cfg-options", *SMALL, *operator("DKE"), "randomness.seed=3"),
+            f"train_cfg.max_iters={iteration}",
+        )
+
+    train_to(2, tmp_path / "whole")
+    train_to(1, tmp_path / "cut")
+    assert "resumed" in train_to(2, tmp_path / "cut", "--resume")
+    whole, cut = (
+        torch.load(tmp_path / name / "iter_2.pth", weights_only=False)["state_dict"]
+        for name in ("whole", "cut")
+    )
+    assert whole.keys() == cut.keys()
+    for key, value in whole.items():
+        assert torch.equal(value, cut[key]), key
+
+
+def test_without_mmpretrain_it_is_named(tmp_path):
+    said = run("tools/get_flops.py", CLASSIFIER, expect=1, with_libraries=False)
+    assert "mmpretrain" in said
+    assert "mmlearnconv[cls]" in said
+    assert "Traceback" not in said
+
+
+def test_predictions_are_drawn(data, tmp_path):
+    _, classes = data
+    train(classes, tmp_path / "cls")
+    run(
+        *("tools/test.py", CLASSIFIER, tmp_path / "cls" / "iter_2.pth", "--data-root", classes),
+        *("--show-dir", tmp_path / "drawn", "--cfg-options", *ONE_PROCESS),
+        "default_hooks.visualization.interval=1",
+    )
+    assert list((tmp_path / "drawn").rglob("*.png"))
