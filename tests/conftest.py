@@ -1,6 +1,8 @@
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Before PyTorch is imported, and for the processes that tests start.
@@ -45,6 +47,11 @@ def config_path(name: str) -> Path:
     """The file of a shipped config, wherever it lies below ``configs``."""
     (path,) = (ROOT / "configs").rglob(f"{name}.py")
     return path
+
+
+def mostly_long(values: Iterable[Any], *quick: Any) -> list[Any]:
+    """Parameters of a test of which CI runs a few only."""
+    return [v if v in quick else pytest.param(v, marks=pytest.mark.long) for v in values]
 
 
 def _data(name: str) -> Path:

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, mostly_long
 from tests.cuda_emulator import ORDERS, SOURCES, build_emulated, pytest_emulated
 from tests.cuda_emulator.machine_code import compile_kernels, nvdisasm
 from tests.ops.op_testing import built
@@ -99,7 +99,7 @@ def test_the_operators_tests_pass_on_the_emulator(emulated):
 
 @built
 @pytest.mark.xdist_group("emulated")
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", mostly_long(ORDERS, "random"))
 def test_random_cases_pass_in_every_order_of_threads(emulated, order):
     """In all dtypes; in float64 60 cases per operation in random order, and 20 in the others."""
     said = pytest_emulated(

@@ -7,11 +7,12 @@ import re
 import pytest
 import torch
 
+from mmlearnconv.catalog import names
 from mmlearnconv.datasets import make_shape_classes, make_shapes
 from tests import libraries
-from tests.conftest import ROOT
+from tests.conftest import ROOT, mostly_long
 from tests.processes import run_file
-from tests.tools.test_command_lines import ONE_PROCESS, TINY, another_operator
+from tests.tools.test_command_lines import ONE_PROCESS, TINY, another_operator, scalars
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("classifiers")]
 
@@ -45,7 +46,10 @@ def operator(name):
     return [f"model.backbone.conv_cfg.type={name}"]
 
 
-@pytest.mark.parametrize("name", ["DCLS", "DK", "DKE", "CoC", "DRConv"])
+OPERATORS = names(baselines=False, takes_over=True)
+
+
+@pytest.mark.parametrize("name", mostly_long(OPERATORS, "DCLS", "DRConv"))
 def test_from_a_classifier_to_a_detector(name, data, tmp_path):
     shapes, classes = data
     train(classes, tmp_path / "cls", *operator(name))
@@ -135,6 +139,20 @@ def test_a_classifier_resumes(data, tmp_path):
     assert whole.keys() == cut.keys()
     for key, value in whole.items():
         assert torch.equal(value, cut[key]), key
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", OPERATORS)
+def test_every_operator_learns_to_classify(name, tmp_path):
+    options = [o for o in ONE_PROCESS if not o.startswith("test")]
+    run(
+        *("tools/train.py", CLASSIFIER, "--work-dir", tmp_path, "--cfg-options", *options),
+        *(*operator(name), "train_cfg.max_iters=1000", "train_cfg.val_interval=1000"),
+        *("param_scheduler.1.end=1000", "randomness.seed=0"),
+    )
+    accuracy = scalars(tmp_path)[-1]["accuracy/top1"]
+    print(f"{name}: top-1 {accuracy:.1f} %")
+    assert accuracy >= 90
 
 
 def test_without_mmpretrain_it_is_named(tmp_path):
