@@ -7,6 +7,7 @@ from fnmatch import translate
 from typing import Any
 
 from mmcv.cnn import build_conv_layer
+from mmcv.cnn.bricks import Conv2dAdaptivePadding
 from mmcv.cnn.bricks.wrappers import Conv2d as MMCVConv2d
 from mmcv.cnn.bricks.wrappers import Conv3d as MMCVConv3d
 from mmengine.logging import print_log
@@ -17,7 +18,7 @@ from ..layers.takeover import takeover_report
 from ..registry import MODELS
 from .fold import fold_convs, replace_modules
 
-# Subclasses of these compute more than a convolution (weight standardisation, adaptive padding).
+# Subclasses of these compute more than a convolution, as weight standardisation.
 _PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d, MMCVConv2d, MMCVConv3d)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -108,7 +109,8 @@ def from_conv(conv: nn.Module, cfg: dict[str, Any]) -> nn.Module:
     """A learnable convolution, with its own parameters, that computes what a plain one does.
 
     Args:
-        conv: an ``nn.Conv1d``, ``nn.Conv2d`` or ``nn.Conv3d``.
+        conv: an ``nn.Conv1d``, ``nn.Conv2d`` or ``nn.Conv3d``; or mmcv's ``Conv2dAdaptivePadding``
+            where its padding is fixed, as at stride 1.
         cfg: the learnable convolution, as a ``conv_cfg``. Options that it does not set are chosen
             so that the layer computes the same: DCLS gets one element per cell.
 
@@ -146,8 +148,8 @@ def swap_convs(model: nn.Module, swaps: Sequence[dict[str, Any] | SwapRule]) -> 
 
     Raises:
         TypeError: a rule's argument is unknown or of the wrong type.
-        ValueError: a rule matches nothing, or a convolution that its operator cannot replace; the
-            model is then unchanged.
+        ValueError: a rule matches nothing, or convolutions that its operator cannot replace, which
+            are all named; the model is then unchanged.
     """
     _swap(model, swaps, same_function=True)
     return model
@@ -198,16 +200,18 @@ def _swap(model: nn.Module, swaps: Sequence[Any], same_function: bool) -> None:
         rule = _rule(number, swap)
         chosen = _choose(model, rule, plan)
         first: dict[Any, DCLSConv] = {}
+        refused: dict[str, Exception] = {}
         for name, conv in chosen:
             try:
                 layer = _like(conv, rule.conv, others=not same_function)
                 if rule.share_positions:
                     _share(layer, first)
-            except (TypeError, ValueError) as error:
-                raise type(error)(_cannot(rule, name, conv, error)) from error
-            except AssertionError as error:  # mmcv's way to refuse an argument.
-                raise ValueError(_cannot(rule, name, conv, error)) from error
+            except (TypeError, ValueError, AssertionError) as error:
+                refused[name] = error
+                continue
             plan[conv] = (name, rule, layer)
+        if refused:
+            _refuse(rule, refused, dict(chosen))
         if all(type(plan[conv][2]) in _PLAIN for _, conv in chosen):
             raise ValueError(
                 f"swaps[{number}]: {rule.operator} leaves kernels of size 1 plain, and {rule} "
@@ -278,10 +282,38 @@ def _few(names: list[str]) -> str:
 
 
 def _refuse_more_than_plain(conv: nn.Module) -> None:
-    if type(conv) not in _PLAIN:
+    if type(conv) not in (*_PLAIN, Conv2dAdaptivePadding):
         raise TypeError(f"{type(conv).__name__}: only unmodified nn.Conv* can be swapped")
     if conv._forward_pre_hooks or conv._forward_hooks:
         raise TypeError("it has hooks that change what it computes; remove them first")
+
+
+def _refuse(rule: SwapRule, refused: dict[str, Exception], chosen: dict[str, nn.Module]) -> None:
+    """Say which convolutions cannot be replaced, and what leaves them alone."""
+    name, error = next(iter(refused.items()))
+    message = _cannot(rule, name, chosen[name], error)
+    if len(chosen) > 1:
+        excluded = [rule.exclude] if isinstance(rule.exclude, str) else rule.exclude
+        message += f"; {len(refused)} of {len(chosen)} convolutions of this rule are refused"
+        if len(refused) < len(chosen):
+            message += f", which exclude={[*excluded, *refused]} leaves alone"
+    # AssertionError is mmcv's way to refuse an argument.
+    kind = TypeError if isinstance(error, TypeError) else ValueError
+    raise kind(message) from error
+
+
+def _padding_of(conv: nn.Module) -> Any:
+    """A convolution's padding; mmcv's adaptive one is fixed where the stride is 1."""
+    if type(conv) is not Conv2dAdaptivePadding:
+        return conv.padding
+    reach = [
+        (size - 1) * dilation
+        for size, dilation in zip(conv.kernel_size, conv.dilation, strict=True)
+    ]
+    fixed = all(r == 0 or (s == 1 and r % 2 == 0) for r, s in zip(reach, conv.stride, strict=True))
+    if not fixed:
+        raise TypeError("Conv2dAdaptivePadding: its padding depends on the image's size")
+    return tuple(r // 2 for r in reach)
 
 
 def _like(conv: nn.Module, cfg: dict[str, Any], others: bool = False) -> nn.Module:
@@ -296,7 +328,7 @@ def _like(conv: nn.Module, cfg: dict[str, Any], others: bool = False) -> nn.Modu
         out_channels=conv.out_channels,
         kernel_size=conv.kernel_size,
         stride=conv.stride,
-        padding=conv.padding,
+        padding=_padding_of(conv),
         dilation=conv.dilation,
         groups=conv.groups,
         bias=conv.bias is not None,

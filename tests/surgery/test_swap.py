@@ -1,6 +1,9 @@
+from ast import literal_eval
+from functools import partial
+
 import pytest
 import torch
-from mmcv.cnn import ConvModule
+from mmcv.cnn import ConvModule, build_conv_layer
 from mmcv.ops import DeformConv2dPack
 from mmengine.registry import MODELS
 from torch import nn
@@ -214,13 +217,42 @@ def test_what_cannot_be_swapped_is_named_and_nothing_changes(rule, error, messag
     assert dict(model.named_modules()) == before
 
 
-@pytest.mark.parametrize("kind", ["ConvWS", "Conv2dAdaptivePadding"])
-def test_what_computes_more_than_a_convolution_is_refused(kind):
-    from mmcv.cnn import build_conv_layer
+def test_all_that_is_refused_is_named_with_what_leaves_it_alone():
+    conv = partial(build_conv_layer, padding=1)
+    kinds = ["ConvWS", "Conv2d", "ConvWS", "Conv2d"]
+    model = nn.Sequential(*(conv(dict(type=kind), 4, 4, 3) for kind in kinds))
+    rule = dict(pattern="*", exclude="3", conv=dict(type="DK"))
+    with pytest.raises(
+        TypeError, match=r"DK cannot replace 0 .*only unmodified nn\.Conv"
+    ) as raised:
+        swap_convs(model, [rule])
+    assert "2 of 3 convolutions of this rule are refused" in str(raised.value)
+    said = str(raised.value).split("exclude=")[1].removesuffix(" leaves alone")
+    swap_convs(model, [rule | dict(exclude=literal_eval(said))])
+    assert [isinstance(layer, LearnableConv) for layer in model] == [False, True, False, False]
 
-    model = nn.Sequential(build_conv_layer(dict(type=kind), 4, 4, 3))
-    with pytest.raises(TypeError, match=r"DK cannot replace 0 .*only unmodified nn\.Conv"):
-        swap_convs(model, [dict(pattern="*", conv=dict(type="DK"))])
+
+@pytest.mark.parametrize("size", [9, 12])
+@pytest.mark.parametrize(
+    ("kernel", "options"),
+    [(3, dict()), (5, dict(dilation=2)), ((3, 5), dict(groups=2)), (1, dict(stride=2))],
+)
+def test_adaptive_padding_that_is_fixed_is_taken_over(kernel, options, size):
+    model = nn.Sequential(
+        build_conv_layer(dict(type="Conv2dAdaptivePadding"), 4, 4, kernel, **options)
+    )
+    image = torch.rand(1, 4, size, size + 1)
+    expected = model(image)
+    swap_convs(model, [dict(pattern="0", conv=dict(type="DK"))])
+    assert isinstance(model[0], LearnableConv)
+    torch.testing.assert_close(model(image), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (4, 1), (3, (1, 2))])
+def test_adaptive_padding_that_depends_on_the_image_is_refused(kernel, stride):
+    conv = build_conv_layer(dict(type="Conv2dAdaptivePadding"), 4, 4, kernel, stride=stride)
+    with pytest.raises(TypeError, match="its padding depends on the image's size"):
+        swap_convs(nn.Sequential(conv), [dict(pattern="0", conv=dict(type="DK"))])
 
 
 def test_weight_norm_is_refused():
