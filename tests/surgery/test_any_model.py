@@ -5,6 +5,7 @@ import copy
 import pytest
 
 from tests import libraries
+from tests.conftest import ROOT
 from tests.processes import call
 
 # Model, operator, rule.
@@ -21,6 +22,9 @@ CASES = {
     ),
     "torchvision/efficientnet_b0": ("CoC", dict(pattern="features.*", kernel_size=5)),
 }
+
+# Not on the page: as the rows of timm, with other operators.
+ALIKE = "torchvision/resnet18", "torchvision/efficientnet_b0"
 
 
 def check(name):
@@ -83,6 +87,14 @@ def check(name):
     assert not any(isinstance(m, LearnableConv) for m in folded.modules())
     with torch.no_grad():
         torch.testing.assert_close(folded(image), trained, rtol=1e-4, atol=1e-4 * float(scale))
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in ALIKE])
+def test_the_page_has_the_rule_that_was_tried(name):
+    operator, rule = CASES[name]
+    options = [f'{k}="{v}"' if isinstance(v, str) else f"{k}={v}" for k, v in rule.items()]
+    text = f'dict({", ".join(options)}, conv=dict(type="{operator}"))'
+    assert text in (ROOT / "docs" / "any_model.md").read_text()
 
 
 @pytest.mark.slow
