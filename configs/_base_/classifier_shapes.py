@@ -4,7 +4,8 @@ Its checkpoint starts the quickstart's detector and upernet_shapes:
 --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
 """
 
-import os
+# In a venv mmengine 0.10 takes an import of `os` for its lazy syntax.
+os = __import__("os")
 
 _base_ = ["./schedule_shapes.py", "mmpretrain::_base_/default_runtime.py"]
 custom_imports = dict(imports=["mmlearnconv"], allow_failed_imports=False)

@@ -1,8 +1,9 @@
 """The Shapes data set, drawn into the user's cache at first use, in COCO format."""
 
-import os
+# In a venv mmengine 0.10 takes an import of `os` for its lazy syntax.
+os = __import__("os")
 
-# mmlearnconv.datasets.shapes_root() says the same; a config may import built-in modules only.
+# mmlearnconv.datasets.shapes_root() says the same.
 data_root = os.path.join(
     os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "mmlearnconv", "shapes"
 )

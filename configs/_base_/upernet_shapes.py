@@ -1,12 +1,13 @@
 """A small UPerNet that learns Shapes in minutes on a CPU: ResNet-18 of half width, from scratch."""
 
-import os
+# In a venv mmengine 0.10 takes an import of `os` for its lazy syntax.
+os = __import__("os")
 
 _base_ = ["./upernet_convnext.py", "./schedule_shapes.py"]
 
 default_scope = "mmseg"
 custom_imports = dict(imports=["mmlearnconv"], allow_failed_imports=False)
-# mmlearnconv.datasets.shapes_root() says the same; a config may import built-in modules only.
+# mmlearnconv.datasets.shapes_root() says the same.
 data_root = os.path.join(
     os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "mmlearnconv", "shapes"
 )
