@@ -30,10 +30,7 @@ def _seed():
 def _unguarded(monkeypatch):
     """What ``enforce_weights_only`` and ``check_pretrained`` do ends with the test."""
     monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "0")
-    safe = torch.serialization.get_safe_globals()
     yield
-    torch.serialization.clear_safe_globals()
-    torch.serialization.add_safe_globals(safe)
     if "mmengine" in sys.modules:
         from mmengine.model import PretrainedInit
         from mmengine.registry import WEIGHT_INITIALIZERS

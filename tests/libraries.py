@@ -2,13 +2,12 @@
 
 import os
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from tests.conftest import ROOT
-
-FOLDER = ROOT / ".venv" / "libraries"
+FOLDER = Path(sys.prefix) / "libraries"
 # What torchvision gives meta kernels to at its import.
 _OPERATORS = ["nms", "qnms", "qroi_align", "deform_conv2d", "_deform_conv2d_backward"]
 for _pooling in ("roi_align", "ps_roi_align", "roi_pool", "ps_roi_pool"):

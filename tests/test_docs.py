@@ -56,6 +56,8 @@ def test_commands_run_in_a_test_or_say_what_they_need():
         "bash tools/setup_env.sh",
         "bash tools/run_tests.sh",
         "source .venv/bin/activate",
+        "FAMILY=openmmlab bash tools/setup_env.sh",
+        "source .venv-openmmlab/bin/activate",
         "pip install -e . --no-build-isolation",
         "pre-commit install",
         "pytest ",

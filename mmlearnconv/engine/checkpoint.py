@@ -46,6 +46,8 @@ _SAFE_GLOBALS = [
     np.dtype,
     *(type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "u4", "u8", "bool")),
 ]
+# For toolboxes' own tools: mmengine 0.10.7 cannot resume without them.
+torch.serialization.add_safe_globals(_SAFE_GLOBALS)
 
 
 def load_checkpoint(path: str | os.PathLike, map_location: Any = "cpu", trust: bool = False) -> Any:
@@ -68,8 +70,7 @@ def load_checkpoint(path: str | os.PathLike, map_location: Any = "cpu", trust: b
     if path.suffix == ".safetensors":
         return dict(state_dict=_load_safetensors(path, map_location))
     try:
-        with torch.serialization.safe_globals(_SAFE_GLOBALS):
-            checkpoint = torch.load(path, map_location=map_location, weights_only=not trust)
+        checkpoint = torch.load(path, map_location=map_location, weights_only=not trust)
     except pickle.UnpicklingError as error:
         asked = re.search(r"GLOBAL (\S+)", str(error))
         reason = (
@@ -127,7 +128,6 @@ def enforce_weights_only(trust: bool = False) -> None:
     if not trust:
         # For the other loaders, which download files.
         os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
-        torch.serialization.add_safe_globals(_SAFE_GLOBALS)
 
 
 @contextmanager
