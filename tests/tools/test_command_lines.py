@@ -146,7 +146,9 @@ TWO_ITERATIONS = ["train_cfg.max_iters=2", "train_cfg.val_interval=2"]
     [
         # tests/configs has them all; here are their kinds of schedule and data.
         ("mask_rcnn_dcls_convnext_t", ONE_EPOCH),
-        ("mask_rcnn_drconv_fpn_r50", [*TWO_ITERATIONS, *SMALL_IMAGES]),
+        pytest.param(
+            *("mask_rcnn_drconv_fpn_r50", [*TWO_ITERATIONS, *SMALL_IMAGES]), marks=pytest.mark.long
+        ),
         ("faster_rcnn_dk_local_mobilenetv2", [*ONE_EPOCH, *SMALL_IMAGES]),
         ("ssd_dke_two_branch", [*ONE_EPOCH, *SMALL_IMAGES]),
     ],

@@ -52,9 +52,7 @@ def assert_quickstart_learns(operator, work_dir, *options, arguments=(), hooks=(
     falls(work_dir)
 
 
-@pytest.mark.parametrize(
-    "operator", mostly_long(names(baselines=False, takes_over=False), "DCLS", "DRConv")
-)
+@pytest.mark.parametrize("operator", mostly_long(names(baselines=False, takes_over=False), "DCLS"))
 def test_mixed_precision_averages_and_accumulation(operator, tmp_path):
     assert_quickstart_learns(
         operator,
@@ -67,6 +65,7 @@ def test_mixed_precision_averages_and_accumulation(operator, tmp_path):
     assert all(torch.isfinite(v).all() for v in saved["ema_state_dict"].values())
 
 
+@pytest.mark.long
 def test_compiled(tmp_path):
     """The graphs that torch.compile makes of the model, run as they are; making them takes long."""
     run(

@@ -169,10 +169,10 @@ def plain_quickstart(tmp_path_factory):
     folder = tmp_path_factory.mktemp("plain")
     run(
         *("tools/train.py", QUICKSTART, "--work-dir", folder, "--cfg-options", *PLAIN_QUICKSTART),
-        *("train_cfg.max_iters=200", "train_cfg.val_interval=200", "param_scheduler.1.end=200"),
-        *("default_hooks.checkpoint.interval=200", *ONE_PROCESS),
+        *("train_cfg.max_iters=150", "train_cfg.val_interval=150", "param_scheduler.1.end=150"),
+        *("default_hooks.checkpoint.interval=150", *ONE_PROCESS),
     )
-    return folder / "iter_200.pth", scalars(folder)[-1]
+    return folder / "iter_150.pth", scalars(folder)[-1]
 
 
 @pytest.mark.xdist_group("plain_quickstart")
