@@ -1,6 +1,7 @@
 """Hooks for taking over plain weights, and for exact restarts."""
 
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -88,6 +89,26 @@ class AlphaAnnealingHook(Hook):
             layer.alpha.clamp_(max=alpha)
 
 
+class _Advanced:
+    """Batches after the first ones, which are loaded at once.
+
+    mmengine 0.10 loads the batches that a resumed loop skips after the last hook that could seed
+    what they draw: here that is done before, and the loop skips nothing.
+    """
+
+    def __init__(self, batches: Iterator[Any], count: int) -> None:
+        self.batches = batches
+        for _ in range(count):
+            next(batches)
+        self.left = count
+
+    def __next__(self) -> Any:
+        if self.left > 0:
+            self.left -= 1
+            return None
+        return next(self.batches)
+
+
 @HOOKS.register_module()
 class ReseedHook(Hook):
     """Makes a resumed run repeat exactly what an uninterrupted run does.
@@ -122,6 +143,10 @@ class ReseedHook(Hook):
         runner.train_dataloader.generator = torch.Generator()
 
     def before_train_epoch(self, runner: Any) -> None:
+        loop = runner.train_loop
+        iterator = getattr(loop, "dataloader_iterator", None)
+        if runner.iter > 0 and iterator is not None and not hasattr(iterator, "skip_iter"):
+            loop.dataloader_iterator = _Advanced(iterator, runner.iter)
         self._reseed(runner, runner.iter, loading=True)
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
