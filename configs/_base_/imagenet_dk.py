@@ -6,6 +6,7 @@ scale, aspect ratio and colour, the centre 224 of images with a shorter side of 
 """
 
 _base_ = [
+    "./imagenet_classifier.py",
     "mmpretrain::_base_/datasets/imagenet_bs32.py",
     "mmpretrain::_base_/schedules/imagenet_bs256.py",
     "mmpretrain::_base_/default_runtime.py",

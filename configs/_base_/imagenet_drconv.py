@@ -5,6 +5,7 @@ decay of 4e-5 without norms mmpretrain's schedule has. Ours: mmpretrain's augmen
 """
 
 _base_ = [
+    "./imagenet_classifier.py",
     "mmpretrain::_base_/datasets/imagenet_bs64_pil_resize.py",
     "mmpretrain::_base_/schedules/imagenet_bs1024_linearlr_bn_nowd.py",
     "mmpretrain::_base_/default_runtime.py",

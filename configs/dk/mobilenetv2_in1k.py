@@ -2,14 +2,6 @@
 
 _base_ = "../_base_/imagenet_dk.py"
 model = dict(
-    type="ImageClassifier",
     backbone=dict(type="MobileNetV2"),
-    neck=dict(type="GlobalAveragePooling"),
-    head=dict(
-        type="LinearClsHead",
-        num_classes=1000,
-        in_channels=1280,
-        loss=dict(type="CrossEntropyLoss", loss_weight=1.0),
-        topk=(1, 5),
-    ),
+    head=dict(in_channels=1280),
 )

@@ -5,14 +5,6 @@ The paper starts its detectors from such weights and gives neither their recipe 
 
 _base_ = "../_base_/imagenet_drconv.py"
 model = dict(
-    type="ImageClassifier",
     backbone=dict(type="DetNASNet", out_indices=(3,)),
-    neck=dict(type="GlobalAveragePooling"),
-    head=dict(
-        type="LinearClsHead",
-        num_classes=1000,
-        in_channels=640,
-        loss=dict(type="CrossEntropyLoss", loss_weight=1.0),
-        topk=(1, 5),
-    ),
+    head=dict(in_channels=640),
 )

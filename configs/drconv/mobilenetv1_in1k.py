@@ -2,14 +2,6 @@
 
 _base_ = "../_base_/imagenet_drconv.py"
 model = dict(
-    type="ImageClassifier",
     backbone=dict(type="MobileNetV1", out_indices=(4,)),
-    neck=dict(type="GlobalAveragePooling"),
-    head=dict(
-        type="LinearClsHead",
-        num_classes=1000,
-        in_channels=1024,
-        loss=dict(type="CrossEntropyLoss", loss_weight=1.0),
-        topk=(1, 5),
-    ),
+    head=dict(in_channels=1024),
 )

@@ -55,4 +55,4 @@ def test_a_folder_s_page_has_a_row_per_config_with_its_published_figures(metafil
 def test_every_base_is_found():
     # Those of classifiers need mmpretrain: test_classifiers.py.
     for name in DETECTION_AND_SEGMENTATION:
-        Config.fromfile(config_path(name))
+        assert "model" in Config.fromfile(config_path(name))
