@@ -3,12 +3,12 @@
 python benchmarks/shapes.py TASK [--kinds K ...] [--seeds N ...] [--jobs N] [--out DIR]
 
 ``detection`` trains the quickstart's Mask R-CNN from scratch; all 3x3 convolutions of the
-ResNet-18's last three stages are of one kind. ``segmentation`` trains an UPerNet on the backbone of
-the detector of the same kind and seed. ``finetuning`` trains the plain detector of the same seed
-on, plain or with convolutions swapped. ``classification`` trains the backbone on single objects,
-cut out, and ``pretrained`` the detector on its weights. Models train on objects that are upright to
-20 degrees and have radii of 14 to 30 pixels. They are tested on new images of that kind and on such
-that training never had: any rotation, radii of 10 to 14 or of 30 to 42 pixels. Every run is a
+ResNet-18's last three stages are of one kind. ``finetuning`` trains the plain detector of the same
+seed on, plain or with convolutions swapped, and ``segmentation`` an UPerNet on its backbone.
+``classification`` trains the backbone on single objects, cut out, and ``pretrained`` the detector
+on its weights. Models train on objects that are upright to 20 degrees and have radii of 14 to 30
+pixels. They are tested on new images of that kind and on such that training never had: any
+rotation, radii of 10 to 14 or of 30 to 42 pixels. Every run is a
 process of its own with one thread; what it found is kept, so that a second call runs what is
 missing and prints.
 """
@@ -75,6 +75,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "DRConv-one-region": dict(type="DRConv", regions=1),
 }
 OFFSETS_OF_DCNV2 = {"DCNv2-slow": 0.1}
+AFTER_SWAP = "finetuning", "segmentation"
 # As conv_cfg builds it; a swap has an element per cell, to compute the same as the plain kernel.
 DCLS_FROM_SCRATCH = dict(kernel_count=5, position_init="grid")
 # With their names in the table; the first is shown for every test set.
@@ -150,16 +151,15 @@ def config(task: str, kind: str, seed: int, out: Path) -> Config:
     options = (KINDS | VARIANTS)[kind]
     if options is not None:
         conv = dict(options)
-        if kind == "DCLS" and task != "finetuning":
+        if kind == "DCLS" and task not in AFTER_SWAP:
             conv.update(DCLS_FROM_SCRATCH)
         rule = dict(pattern=LAYERS, conv=conv, kernel_size=3)
         cfg.model.update(type="SwapConv", target=cfg.model.type, swaps=[rule])
     if rate := OFFSETS_OF_DCNV2.get(kind):
         cfg.optim_wrapper.paramwise_cfg.custom_keys = {"conv_offset": dict(lr_mult=rate)}
-    if task == "segmentation":
-        cfg.load_from = trained("detection", kind, seed, out)
-    elif task == "finetuning":
+    if task in AFTER_SWAP:
         cfg.load_from = trained("detection", "plain", seed, out)
+    if task == "finetuning":
         cfg.optim_wrapper.optimizer.lr /= 4
     elif task == "pretrained":
         weights = trained("classification", kind, seed, out)

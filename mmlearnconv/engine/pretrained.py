@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mmengine.hooks import Hook
@@ -64,28 +64,36 @@ class CheckedPretrainedInit(PretrainedInit):
 
 
 class LoadReportHook(Hook):
-    """Logs how much of each part of the model a checkpoint of ``load_from`` or ``resume`` holds.
+    """Logs how much of each part of the model a checkpoint of ``load_from`` or ``resume`` set.
 
     Raises:
-        CheckpointError: it holds nothing of the backbone, or of the model if that has none.
+        CheckpointError: it set nothing of the backbone, or of the model if that has none.
     """
 
+    _report: Callable[[], None] | None = None
+
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        state_dict = checkpoint.get("state_dict", checkpoint)
-        state_dict = {key.removeprefix("module."): value for key, value in state_dict.items()}
-        found = {
-            name: (translate(state_dict, part.state_dict(), name).count, len(part.state_dict()))
-            for name, part in unwrap_model(runner.model).named_children()
-            if part.state_dict()
-        }
-        held = ", ".join(f"{name} {n} of {total}" for name, (n, total) in found.items())
-        print_log(f"tensors in the checkpoint: {held}", logger="current")
-        if found.get("backbone", max(found.values()))[0] < 1:
-            raise CheckpointError(
-                "the checkpoint holds no tensor of the model's backbone: its keys are like "
-                f"{_some(state_dict)}. Weights of a backbone alone, also of another library, go "
-                "into model.backbone.init_cfg=dict(type='Pretrained', checkpoint=...)"
-            )
+        # Called before the weights are loaded; only what the modules then miss tells what was set,
+        # since they rename keys and take plain kernels over.
+        model = unwrap_model(runner.model)
+        missing: list[str] = []
+        saved = _some(checkpoint.get("state_dict", checkpoint))
+        handle = model.register_load_state_dict_post_hook(
+            lambda _, keys: missing.extend(keys.missing_keys)
+        )
+
+        def report() -> None:
+            handle.remove()
+            _report_parts(model, missing, saved)
+
+        self._report = report
+
+    def before_train(self, runner: Any) -> None:
+        if self._report is not None:
+            self._report()
+            self._report = None
+
+    before_val = before_test = before_train
 
 
 def check_pretrained() -> None:
@@ -122,6 +130,22 @@ def load(
     missing, unused = (list(found) for found in keys)
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
     return missing, unused, resized
+
+
+def _report_parts(model: nn.Module, missing: list[str], saved: str) -> None:
+    """Log how many tensors of each part are not missing; refuse a backbone without any."""
+    found = {}
+    for name, part in model.named_children():
+        if total := len(part.state_dict()):
+            found[name] = total - sum(key.startswith(f"{name}.") for key in missing), total
+    parts = ", ".join(f"{name} {n} of {total}" for name, (n, total) in found.items())
+    print_log(f"tensors set by the checkpoint: {parts}", logger="current")
+    if found.get("backbone", max(found.values()))[0] < 1:
+        raise CheckpointError(
+            f"the checkpoint holds no tensor of the model's backbone: its keys are like {saved}. "
+            "Weights of a backbone alone, also of another library, go into "
+            "model.backbone.init_cfg=dict(type='Pretrained', checkpoint=...)"
+        )
 
 
 def _some(keys: Sequence[str] | dict[str, Any]) -> str:
