@@ -220,6 +220,7 @@ def cells(row: Row, first: Row) -> list[str]:
     ]
 
 
+@cli.one_sentence
 def main() -> None:
     args = arguments().parse_args()
     warnings.filterwarnings("ignore")

@@ -35,6 +35,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+@cli.one_sentence
 def main() -> None:
     args = parse_args()
     try:

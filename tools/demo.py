@@ -20,7 +20,7 @@ from mmengine.config import Config, DictAction
 from mmengine.utils import ProgressBar
 
 from mmlearnconv import cli
-from mmlearnconv.engine import CheckpointError, atomic_write, enforce_weights_only
+from mmlearnconv.engine import atomic_write, enforce_weights_only, find_checkpoint
 from mmlearnconv.visualization import read_image
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
@@ -141,13 +141,13 @@ def draw_video(model: Model, path: Path, out: Path) -> int:
     return count
 
 
+@cli.one_sentence
 def main() -> None:
     args = arguments().parse_args()
     source = Path(args.input)
     failures: list[str] = []
     try:
-        if not Path(args.checkpoint).is_file():
-            raise FileNotFoundError(f"checkpoint {args.checkpoint} does not exist")
+        find_checkpoint(args.checkpoint)
         video = source.suffix.lower() in VIDEOS
         files = [] if video else cli.find_images("INPUT", [args.input])
         if video and not source.is_file():
@@ -163,7 +163,7 @@ def main() -> None:
         else:
             failures = draw_images(model, files, root, args.out)
             print(f"{len(files) - len(failures)} of {len(files)} images in {args.out}")
-    except (CheckpointError, FileNotFoundError, ValueError) as error:
+    except (FileNotFoundError, ValueError) as error:
         sys.exit(f"error: {error}")
     if failures:
         sys.exit("error: " + "\n".join(failures))

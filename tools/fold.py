@@ -140,6 +140,7 @@ def seconds(model: nn.Module, run: Any, image: Any) -> float:
     return time.perf_counter() - start
 
 
+@cli.one_sentence
 def main() -> None:
     args = parse_args()
     try:

@@ -14,6 +14,7 @@ from mmlearnconv.analysis import count_complexity
 from mmlearnconv.analysis.complexity import PUBLISHED_SIZES
 
 
+@cli.one_sentence
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("config", help="config file")

@@ -148,6 +148,7 @@ def draw(fields: dict[str, Tensor], path: Path) -> None:
     plt.close(figure)
 
 
+@cli.one_sentence
 def main() -> None:
     args = arguments().parse_args()
     try:

@@ -249,6 +249,7 @@ def check(scope: str, name: str, operator: str, size: int = 128) -> tuple[str, s
     return done, "", components
 
 
+@cli.one_sentence
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="configs whose name contains this")

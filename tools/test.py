@@ -2,11 +2,11 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from mmengine.config import Config
 
 from mmlearnconv import cli
+from mmlearnconv.engine import find_checkpoint
 
 
 def parse_args() -> argparse.Namespace:
@@ -18,8 +18,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def prepare(args: argparse.Namespace) -> Config:
-    if not Path(args.checkpoint).is_file():
-        raise FileNotFoundError(f"checkpoint {args.checkpoint} does not exist")
+    find_checkpoint(args.checkpoint)
     cfg = cli.load_config(args)
     cli.check_data(cfg, "test")
     cfg.load_from = args.checkpoint
@@ -30,6 +29,7 @@ def prepare(args: argparse.Namespace) -> Config:
     return cfg
 
 
+@cli.one_sentence
 def main() -> None:
     args = parse_args()
     try:

@@ -33,11 +33,11 @@ def prepare(args: argparse.Namespace) -> Config:
     if args.auto_scale_lr:
         cli.use_auto_scale_lr(cfg)
     if args.resume:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == "auto" else args.resume
+        cli.use_resume(cfg, args.resume)
     return cfg
 
 
+@cli.one_sentence
 def main() -> None:
     args = parse_args()
     try:

@@ -103,6 +103,7 @@ def side_by_side(name: str, frames: list[Picture], out: Path) -> None:
         images[0].save(file, format="GIF", save_all=True, **options)
 
 
+@cli.one_sentence
 def main() -> None:
     args = arguments().parse_args()
     out = Path(args.out)

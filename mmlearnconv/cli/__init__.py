@@ -8,8 +8,11 @@ from .config import (
     read_config,
     use_amp,
     use_auto_scale_lr,
+    use_resume,
 )
+from .conv_cfgs import check_conv_cfg_used
 from .data import check_data, set_data_root
+from .errors import one_sentence
 from .images import Box, find_boxes, find_images
 from .inputs import random_inputs
 from .models import build_model, forget_checkpoints
@@ -20,6 +23,7 @@ __all__ = [
     "add_trust_option",
     "argument_parser",
     "build_model",
+    "check_conv_cfg_used",
     "check_data",
     "draw_predictions",
     "dump_predictions",
@@ -27,10 +31,12 @@ __all__ = [
     "find_images",
     "forget_checkpoints",
     "load_config",
+    "one_sentence",
     "random_inputs",
     "read_config",
     "run",
     "set_data_root",
     "use_amp",
     "use_auto_scale_lr",
+    "use_resume",
 ]

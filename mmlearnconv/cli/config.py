@@ -8,8 +8,12 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.registry import MODELS
 
-from ..engine import check_pretrained, enforce_weights_only
+from ..datasets import name_unreadable_images
+from ..engine import check_pretrained, enforce_weights_only, newest_checkpoint
+from ..layers.arguments import unknown
+from .conv_cfgs import check_conv_types
 from .data import set_data_root
 from .distributed import use_gloo
 
@@ -22,7 +26,8 @@ def read_config(path: str, options: dict[str, Any] | None = None) -> Config:
 
     Raises:
         FileNotFoundError: there is no such config.
-        ValueError: a toolbox that it inherits from, or its ``default_scope``, cannot be imported.
+        ValueError: it cannot be read, has no model, or names a convolution that is not registered;
+            or a toolbox that it inherits from, or its ``default_scope``, cannot be imported.
     """
     if not Path(path).is_file():
         same_name = sorted(map(str, Path(path).parent.rglob(Path(path).name)))
@@ -33,10 +38,15 @@ def read_config(path: str, options: dict[str, Any] | None = None) -> Config:
     except ModuleNotFoundError as error:
         # Of a config that it inherits.
         raise ValueError(f"config {path}: {error}{_how_to_install(str(error))}") from error
+    except Exception as error:  # It is a program.
+        raise ValueError(f"config {path}: {type(error).__name__}: {error}") from error
+    if not isinstance(cfg.get("model"), dict):
+        raise ValueError(f"config {path} has no model")
     for key in options or {}:
         _make_room(cfg, key)
     cfg.merge_from_dict(options or {})
     _need_toolbox(cfg.get("default_scope"))
+    check_conv_types(cfg)
     if "data_preprocessor" in cfg and "model" in cfg:
         # As mmengine's Runner does; mmpretrain's has the number of classes.
         cfg.model.setdefault("data_preprocessor", cfg.data_preprocessor)
@@ -65,6 +75,8 @@ def _need_toolbox(scope: str | None) -> None:
                 f"default_scope {scope!r}: {scope} cannot be imported ({error})"
                 f"{_how_to_install(scope)}"
             ) from error
+    elif scope not in (None, MODELS.scope, *MODELS.children):
+        raise ValueError(f"default_scope: {unknown(scope, _EXTRAS)}")
 
 
 def _how_to_install(what: str) -> str:
@@ -75,8 +87,8 @@ def _how_to_install(what: str) -> str:
 def load_config(args: argparse.Namespace) -> Config:
     """Read a config and apply the options of :func:`argument_parser` to it.
 
-    From here on the process loads checkpoints as :func:`load_checkpoint` does, and initialises from
-    them by :class:`CheckedPretrainedInit`.
+    From here on the process loads checkpoints as :func:`load_checkpoint` does, initialises from
+    them by :class:`CheckedPretrainedInit`, and names images that it cannot read.
 
     The working folder is ``--work-dir``, else the config's, else ``work_dirs/<config's name>``.
 
@@ -87,6 +99,7 @@ def load_config(args: argparse.Namespace) -> Config:
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     enforce_weights_only(args.trust_checkpoint)
     check_pretrained()
+    name_unreadable_images()
     cfg = read_config(args.config, args.cfg_options)
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
@@ -113,6 +126,20 @@ def use_amp(cfg: Config) -> None:
         cfg.optim_wrapper.loss_scale = "dynamic"
     else:
         cfg.optim_wrapper.type = "BFloat16OptimWrapper"
+
+
+def use_resume(cfg: Config, checkpoint: str) -> None:
+    """Go on from a checkpoint, or with ``'auto'`` from the newest whole one in the working folder.
+
+    Where that has none the run begins, with the config's ``load_from``.
+
+    Raises:
+        CheckpointError: all of the folder's checkpoints are damaged.
+    """
+    found = newest_checkpoint(cfg.work_dir) if checkpoint == "auto" else checkpoint
+    cfg.resume = found is not None
+    if found is not None:
+        cfg.load_from = str(found)
 
 
 def use_auto_scale_lr(cfg: Config) -> None:

@@ -21,7 +21,9 @@ def set_data_root(cfg: Config, root: str) -> None:
     Raises:
         ValueError: no data set has a ``data_root``, or they have no common parent.
     """
-    old_roots = {dataset["data_root"] for _, dataset in _datasets(cfg) if dataset.get("data_root")}
+    old_roots = {
+        dataset["data_root"] for _, dataset in find_datasets(cfg) if dataset.get("data_root")
+    }
     if not old_roots:
         raise ValueError(
             f"--data-root {root}: no data set of the config has a data_root to replace"
@@ -65,7 +67,7 @@ def check_data(cfg: Config, *splits: str) -> None:
     Raises:
         FileNotFoundError: one does not; the message says how to choose another folder.
     """
-    for loader, dataset in _datasets(cfg):
+    for loader, dataset in find_datasets(cfg):
         if loader.removesuffix("_dataloader") not in splits:
             continue
         with DATASETS.switch_scope_and_registry(cfg.get("default_scope")) as registry:
@@ -91,7 +93,7 @@ def _downloads(kind: Any, dataset: dict[str, Any]) -> bool:
     return option is not None and dataset.get("download", option.default) is True
 
 
-def _datasets(cfg: Config) -> Iterator[tuple[str, dict[str, Any]]]:
+def find_datasets(cfg: Config) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every data set of every data loader, also inside wrappers, with the loader's name."""
 
     def walk(value: Any) -> Iterator[dict[str, Any]]:

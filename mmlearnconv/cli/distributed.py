@@ -14,6 +14,14 @@ _RANK_VARIABLES = {
 }
 
 
+def is_first(launcher: str) -> bool:
+    """Whether this process is the run's only one, or the first of those that a launcher starts."""
+    if launcher == "none":
+        return True
+    variable = _RANK_VARIABLES.get(launcher, ("RANK",))[0]
+    return os.environ.get(variable, "0") == "0"
+
+
 def use_gloo(cfg: Config, launcher: str) -> None:
     """Let a distributed run work without a GPU: gloo, DDP without devices, no SyncBN.
 

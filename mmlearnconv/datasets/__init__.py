@@ -1,5 +1,6 @@
-"""The embedded data set."""
+"""The embedded data set, and reading images."""
 
+from .loading import ImageError, name_unreadable_images
 from .shapes import (
     ShapesClsDataset,
     ShapesDataset,
@@ -11,11 +12,13 @@ from .shapes import (
 )
 
 __all__ = [
+    "ImageError",
     "ShapesClsDataset",
     "ShapesDataset",
     "ShapesSegDataset",
     "Style",
     "make_shape_classes",
     "make_shapes",
+    "name_unreadable_images",
     "shapes_root",
 ]

@@ -1,6 +1,15 @@
 """What mmengine's Runner uses: hooks, optimizer wrappers and their constructor, safe loading."""
 
-from .checkpoint import CheckpointError, atomic_write, enforce_weights_only, load_checkpoint
+from .checkpoint import (
+    CheckpointError,
+    atomic_write,
+    enforce_weights_only,
+    find_checkpoint,
+    load_checkpoint,
+    newest_checkpoint,
+    save_atomically,
+)
+from .divergence import DivergenceError, DivergenceHook
 from .hooks import AlphaAnnealingHook, ReseedHook, TakeoverReportHook
 from .loss_hooks import OrthogonalityLossHook, RepulsiveLossHook
 from .optim import BFloat16OptimWrapper, LearnableConvOptimWrapperConstructor
@@ -12,6 +21,8 @@ __all__ = [
     "BFloat16OptimWrapper",
     "CheckedPretrainedInit",
     "CheckpointError",
+    "DivergenceError",
+    "DivergenceHook",
     "LearnableConvOptimWrapperConstructor",
     "LearnableConvStatsHook",
     "LoadReportHook",
@@ -22,5 +33,8 @@ __all__ = [
     "atomic_write",
     "check_pretrained",
     "enforce_weights_only",
+    "find_checkpoint",
     "load_checkpoint",
+    "newest_checkpoint",
+    "save_atomically",
 ]

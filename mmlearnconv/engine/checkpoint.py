@@ -1,6 +1,7 @@
 """Safe (weights-only) loading; atomic writing."""
 
 import argparse
+import logging
 import os
 import pickle
 import re
@@ -9,10 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import numpy as np
 import torch
-from mmengine.logging import HistoryBuffer
+from mmengine.fileio import LocalBackend, register_backend
+from mmengine.logging import HistoryBuffer, print_log
 from mmengine.runner import CheckpointLoader
 
 try:
@@ -50,6 +53,20 @@ _SAFE_GLOBALS = [
 torch.serialization.add_safe_globals(_SAFE_GLOBALS)
 
 
+def find_checkpoint(path: str | os.PathLike) -> Path:
+    """The file that a user named.
+
+    Raises:
+        CheckpointError: there is no such file, or it is a folder.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        raise CheckpointError(f"checkpoint {path} is a folder; name a file in it")
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint {path} does not exist")
+    return path
+
+
 def load_checkpoint(path: str | os.PathLike, map_location: Any = "cpu", trust: bool = False) -> Any:
     """Load a checkpoint without running code that it contains.
 
@@ -64,9 +81,7 @@ def load_checkpoint(path: str | os.PathLike, map_location: Any = "cpu", trust: b
     Raises:
         CheckpointError: the file is missing or damaged, or contains more than weights.
     """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise CheckpointError(f"checkpoint {path} does not exist")
+    path = find_checkpoint(path)
     if path.suffix == ".safetensors":
         return dict(state_dict=_load_safetensors(path, map_location))
     try:
@@ -130,6 +145,50 @@ def enforce_weights_only(trust: bool = False) -> None:
         os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
 
 
+class AtomicLocalBackend(LocalBackend):
+    """mmengine's files on disk, written whole or not at all."""
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        """Write bytes to a file."""
+        with atomic_write(filepath) as path:
+            path.write_bytes(obj)
+
+
+def save_atomically() -> None:
+    """Have mmengine write checkpoints whole or not at all, for the rest of the process."""
+    register_backend("local", AtomicLocalBackend, force=True, prefixes="")
+
+
+def newest_checkpoint(folder: str | os.PathLike) -> Path | None:
+    """The checkpoint that a run in this folder goes on from; ``None`` if it saved none.
+
+    That which ``last_checkpoint`` names, or where that was moved or is damaged the newest
+    ``epoch_*.pth`` or ``iter_*.pth`` that is whole.
+
+    Raises:
+        CheckpointError: there are checkpoints, and all are damaged.
+    """
+    folder = Path(folder)
+    saved = [*folder.glob("epoch_*.pth"), *folder.glob("iter_*.pth")]
+    candidates = sorted(saved, key=lambda path: path.stat().st_mtime, reverse=True)
+    pointer = folder / "last_checkpoint"
+    named = pointer.read_text(errors="replace").strip() if pointer.is_file() else ""
+    if named:
+        # As it was written from another working folder, or before the folder was moved.
+        here = [path for path in (Path(named), folder / Path(named).name) if path.exists()]
+        candidates = here[:1] + candidates
+    for path in candidates:
+        if path.is_dir() or is_zipfile(path):
+            return path
+        print_log(f"{path} is damaged: trying an older one", "current", logging.WARNING)
+    if candidates:
+        raise CheckpointError(
+            f"{folder}: none of {', '.join(sorted({p.name for p in candidates}))} is whole; remove "
+            "them to begin anew, or name another checkpoint"
+        )
+    return None
+
+
 @contextmanager
 def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     """A context with a temporary file to write, which is renamed to ``path`` at its end."""
@@ -138,7 +197,13 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
     os.close(handle)
     try:
-        yield Path(name)
+        try:
+            yield Path(name)
+        except RuntimeError as error:
+            # So PyTorch says that a disk is full.
+            if "PytorchStreamWriter" not in str(error):
+                raise
+            raise OSError(f"{path}: could not be written: {str(error).splitlines()[0]}") from error
         os.chmod(name, 0o666 & ~_umask())
         os.replace(name, path)
     finally:

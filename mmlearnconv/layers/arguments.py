@@ -1,6 +1,7 @@
 """Argument checks: each returns the value, or raises an error that names argument and value."""
 
 from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from numbers import Integral
 from typing import Any
 
@@ -74,6 +75,14 @@ def greater_than(name: str, value: float, least: float) -> float:
     if not value > least:
         raise ValueError(f"{name}: {value!r}; must be greater than {least:.3g}")
     return float(value)
+
+
+def unknown(name: str, known: Iterable[str]) -> str:
+    """What to say of a name that is not among the known ones, with the nearest of them."""
+    known = list(known)
+    near = get_close_matches(name, known, 1, 0.5)
+    meant = f"; did you mean {near[0]!r}?" if near else ";"
+    return f"{name!r} is unknown{meant} allowed are {', '.join(known)}"
 
 
 def _is_integer(value: Any) -> bool:

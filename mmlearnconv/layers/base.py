@@ -13,6 +13,7 @@ from ..ops.depthwise import convolve
 from ..ops.geometry import Geometry, conv_output_size
 from . import bounds, takeover
 from .arguments import PADDING_MODES, conv_padding, int_tuple, one_of, positive_int
+from .options import CheckedOptions
 from .sampling import cells_at
 
 __all__ = ["LearnableConv", "LearnableConv2d"]
@@ -20,7 +21,7 @@ __all__ = ["LearnableConv", "LearnableConv2d"]
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
-class LearnableConv(nn.Module):
+class LearnableConv(CheckedOptions, nn.Module):
     """Drop-in replacement for ``nn.Conv1d``, ``nn.Conv2d`` and ``nn.Conv3d``.
 
     Written for ``spatial_dims`` dimensions; the docstrings speak of two.

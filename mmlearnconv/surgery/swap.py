@@ -14,6 +14,7 @@ from mmengine.logging import print_log
 from torch import nn
 
 from ..layers import DCLSConv, LearnableConv
+from ..layers.arguments import unknown
 from ..layers.takeover import takeover_report
 from ..registry import MODELS
 from .fold import fold_convs, replace_modules
@@ -244,7 +245,7 @@ def _rule(number: int, swap: dict[str, Any] | SwapRule) -> SwapRule:
     known = [field.name for field in fields(SwapRule)]
     for name in swap:
         if name not in known:
-            raise TypeError(f"swaps[{number}]: {name!r} is unknown; allowed are {known}")
+            raise TypeError(f"swaps[{number}]: {unknown(name, known)}")
     try:
         return SwapRule(**swap)
     except (TypeError, ValueError) as error:

@@ -183,7 +183,7 @@ def test_the_table_says_what_became_of_what(caplog):
         (dict(pattern="*.norm"), ValueError, "not plain convolutions: BatchNorm2d"),
         (dict(pattern="*", kernel_size=9), ValueError, "of 13 convolutions of such names none"),
         (dict(pattern="*", regex="a"), ValueError, r"swaps\[1\]: give a pattern or a regex"),
-        (dict(patern="*"), TypeError, r"swaps\[1\]: 'patern' is unknown; allowed are"),
+        (dict(patern="*"), TypeError, r"swaps\[1\]: 'patern' is unknown; did you mean 'pattern'\?"),
         (dict(pattern="*", last=0), ValueError, "last: 0"),
         (dict(pattern="*", conv="DK"), TypeError, "conv: 'DK'"),
         (dict(pattern="*.conv1", conv=dict(type="CoC")), ValueError, "leaves kernels of size 1"),

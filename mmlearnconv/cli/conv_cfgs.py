@@ -1,0 +1,91 @@
+"""``conv_cfg`` and swaps of a config: types that exist, and components that use them."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import MODELS
+from torch import nn
+
+from ..catalog import CATALOG, operator_of
+from ..layers.arguments import unknown
+
+_NAMES = [operator.name for operator in CATALOG]
+
+
+def check_conv_types(cfg: Config) -> None:
+    """Make sure that every convolution that a config names is registered.
+
+    Raises:
+        ValueError: a type is unknown; the message has the nearest one.
+    """
+    with MODELS.switch_scope_and_registry(cfg.get("default_scope")) as registry:
+        for path, conv in _find(cfg.get("model"), "model"):
+            kind = conv.get("type")
+            if isinstance(kind, str) and registry.get(kind) is None:
+                raise ValueError(f"{path}.type: {unknown(kind, _NAMES)}")
+
+
+def check_conv_cfg_used(cfg: Config, model: nn.Module) -> None:
+    """Make sure that components build convolutions of the ``conv_cfg`` that they are given.
+
+    Some take the argument and ignore it.
+
+    Args:
+        cfg: the config that the model was built from.
+        model: the model.
+
+    Raises:
+        ValueError: a component has no such layer.
+    """
+    for path, conv in _find(cfg.get("model"), "model"):
+        kind = conv.get("type")
+        if not path.endswith(".conv_cfg") or kind not in _NAMES:
+            continue
+        names = path.split(".")[1:-1]
+        component = model
+        depth = 0
+        for name in names:
+            child = _child(component, name)
+            if child is None:
+                break
+            component, depth = child, depth + 1
+        layer = operator_of(kind).layer
+        # Of the model itself nothing can be said: the part has another name there.
+        if depth and not any(isinstance(m, layer) for m in component.modules()):
+            raise ValueError(
+                f"{path}: {type(component).__name__} builds no layer of it, so that type {kind!r} "
+                "has no effect there. Remove it, and replace convolutions by a swap: "
+                f"model=dict(type='SwapConv', target={cfg.model.get('type')!r}, "
+                f"swaps=[dict(pattern='{'.'.join(names[:depth])}.*', conv=dict(type={kind!r}))])"
+            )
+
+
+def explain_refusal(error: TypeError) -> str | None:
+    """What to do where a component has no argument ``conv_cfg``; ``None`` for other errors."""
+    if "unexpected keyword argument 'conv_cfg'" not in str(error):
+        return None
+    return (
+        f"{error}. It takes no conv_cfg: remove it, and replace its convolutions by a swap, "
+        "model=dict(type='SwapConv', target=..., swaps=[dict(pattern=..., conv=dict(type=...))])"
+    )
+
+
+def _find(value: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every ``conv_cfg``, and ``conv`` of a swap, with its dotted path."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            here = f"{path}.{key}"
+            if isinstance(inner, dict) and (
+                key == "conv_cfg" or (key == "conv" and ".swaps." in here)
+            ):
+                yield here, inner
+            else:
+                yield from _find(inner, here)
+    elif isinstance(value, (list, tuple)):
+        for number, inner in enumerate(value):
+            yield from _find(inner, f"{path}.{number}")
+
+
+def _child(module: nn.Module, name: str) -> nn.Module | None:
+    return dict(module.named_children()).get(name)

@@ -1,0 +1,103 @@
+"""Data that cannot be trained on: the file, what is wrong with it, and nothing is written."""
+
+import json
+import re
+import shutil
+
+import pytest
+import torch
+
+from mmlearnconv.datasets.shapes import KINDS
+
+
+def annotations(root, change):
+    path = root / "annotations" / "train.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def replace(name, content):
+    def write(root):
+        (root / name).write_bytes(content)
+
+    return write
+
+
+def edit(change):
+    return lambda root: annotations(root, change)
+
+
+def first_image(root):
+    return min((root / "train").iterdir())
+
+
+def cut_annotations(root):
+    path = root / "annotations" / "train.json"
+    path.write_text(path.read_text()[:-1000])
+
+
+CASES = {
+    "no images": (
+        edit(lambda c: c.update(images=[], annotations=[])),
+        "train_dataloader: .* lists no image",
+    ),
+    "no annotations": (
+        edit(lambda c: c.update(annotations=[])),
+        "train_dataloader: .* annotates no image",
+    ),
+    "cut": (cut_annotations, r"train\.json.*is damaged"),
+    "empty": (replace("annotations/train.json", b""), r"train\.json.*is damaged"),
+    "html": (replace("annotations/train.json", b"<html></html>"), r"train\.json.*is damaged"),
+    "list": (replace("annotations/train.json", b"[]"), r"train\.json.*no annotations of COCO"),
+    "other": (
+        replace("annotations/train.json", b'{"a": 1}'),
+        r"train\.json.*no annotations of COCO",
+    ),
+    "categories": (
+        edit(lambda c: [k.update(name=k["name"] + "s") for k in c["categories"]]),
+        r"has none of the data set's classes ellipse, .*; its categories are ellipses, ",
+    ),
+    "one category": (
+        edit(lambda c: c["categories"][1].update(name="rectangel")),
+        r"has no category rectangle, .*; its categories are ellipse, rectangel, triangle",
+    ),
+    "image missing": (lambda root: first_image(root).unlink(), r"train/.*\.png"),
+    "image empty": (
+        lambda root: first_image(root).write_bytes(b""),
+        r"image .*train/.*\.png cannot be decoded",
+    ),
+    "image is html": (
+        lambda root: first_image(root).write_text("<html></html>"),
+        r"image .*train/.*\.png cannot be decoded",
+    ),
+    "image cut": (
+        lambda root: first_image(root).write_bytes(first_image(root).read_bytes()[:60]),
+        r"image .*train/.*\.png cannot be decoded",
+    ),
+    "folder missing": (lambda root: shutil.rmtree(root / "train"), r"no data for train_dataloader"),
+    "file for a folder": (
+        lambda root: (shutil.rmtree(root / "train"), (root / "train").write_text("")),
+        r"train/",
+    ),
+}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("case", CASES)
+def test_data_that_cannot_be_trained_on(case, workers, config, shapes, stops, tmp_path):
+    root = tmp_path / "data set é"
+    shutil.copytree(shapes, root)
+    spoil, message = CASES[case]
+    spoil(root)
+    options = [f"train_dataloader.num_workers={workers}"]
+    for loader in ("train_dataloader", "val_dataloader"):
+        # Shapes draws itself where it is incomplete; other data sets do not.
+        options.append(f"{loader}.dataset.type=CocoDataset")
+        options.append(f"{loader}.dataset.metainfo.classes={','.join(KINDS)}")
+    said = stops(
+        *("train", config, "--data-root", root, "--work-dir", "out", "--cfg-options", *options)
+    )
+    assert re.search(message, said), said
+    # A batch without the image may come first.
+    assert all(torch.load(path, weights_only=False) for path in (tmp_path / "out").glob("*.pth"))
