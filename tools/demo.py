@@ -163,7 +163,7 @@ def main() -> None:
         else:
             failures = draw_images(model, files, root, args.out)
             print(f"{len(files) - len(failures)} of {len(files)} images in {args.out}")
-    except (FileNotFoundError, ValueError) as error:
+    except ValueError as error:
         sys.exit(f"error: {error}")
     if failures:
         sys.exit("error: " + "\n".join(failures))

@@ -10,6 +10,7 @@ The last line of the output says whether it does.
 
 import argparse
 import copy
+import math
 import statistics
 import sys
 import time
@@ -128,7 +129,9 @@ def largest_difference(
         for a, b in zip(values, others, strict=True):
             if a.numel():
                 scale = a.abs().max().item() or 1.0
-                worst = max(worst, ((a - b).abs().max().item() / scale, name))
+                difference = (a - b).abs().max().item() / scale
+                if not difference <= worst[0]:  # NaN, too.
+                    worst = difference, name
     return worst
 
 
@@ -146,7 +149,7 @@ def main() -> None:
     try:
         model, run, cfg, meta = load(args)
         folded = fold_convs(copy.deepcopy(model), args.taps)
-    except (FileNotFoundError, ValueError) as error:
+    except ValueError as error:
         sys.exit(f"error: {error}")
     count = sum(isinstance(m, LearnableConv) for m in model.modules())
     if count == 0:
@@ -156,6 +159,8 @@ def main() -> None:
     image = args.image or noise
     difference, where = largest_difference(outputs(model, run, image), outputs(folded, run, image))
     print(f"largest relative difference on {args.image or 'noise'}: {difference:.1e}, of {where}")
+    if math.isnan(difference):
+        sys.exit(f"error: {where} gives NaN; is {args.checkpoint} of a run that diverged?")
     if difference > LARGEST_DIFFERENCE and args.taps != "rounded":
         sys.exit(f"error: more than {LARGEST_DIFFERENCE:g}; nothing written")
     pairs = [(seconds(model, run, image), seconds(folded, run, image)) for _ in range(3)]

@@ -34,7 +34,7 @@ def main() -> None:
         init_default_scope(scope)
         size = tuple(args.shape or PUBLISHED_SIZES.get(scope, PUBLISHED_SIZES["mmdet"]))
         counts = count_complexity(MODELS.build(cfg.model), size)
-    except (FileNotFoundError, ValueError) as error:
+    except ValueError as error:
         sys.exit(f"error: {error}")
     print(f"one image of {size[0]} x {size[1]}; a multiply-add is one operation")
     print(f"{'parameters':24}{counts.parameters / 1e6:12.3f} M")

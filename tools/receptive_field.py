@@ -178,7 +178,7 @@ def main() -> None:
             state_file = out / f"{name}.state.pt"
             fields[name] = measure(model, cfg, layer, places, args.size, state_file, key)
             table[name] = areas(fields[name])
-    except (FileNotFoundError, ValueError) as error:
+    except ValueError as error:
         sys.exit(f"error: {error}")
     draw(fields, out / "receptive_field.png")
     with atomic_write(out / "receptive_field.json") as temporary:

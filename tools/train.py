@@ -42,7 +42,7 @@ def main() -> None:
     args = parse_args()
     try:
         cfg = prepare(args)
-    except (FileNotFoundError, ValueError) as error:
+    except ValueError as error:
         sys.exit(f"error: {error}")
     cli.run(cfg, "train")
 

@@ -142,7 +142,7 @@ def main() -> None:
         pictures += draw_layers(model, *((first and (first[2].calls, first[1])) or ()))
         if not pictures:
             raise ValueError(f"{args.model}: nothing to draw without --image and --log")
-    except (FileNotFoundError, ImportError, ValueError) as error:
+    except (ImportError, ValueError) as error:
         sys.exit(f"error: {error}")
     out.mkdir(parents=True, exist_ok=True)
     for picture in pictures:

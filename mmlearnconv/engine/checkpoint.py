@@ -201,7 +201,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
             yield Path(name)
         except RuntimeError as error:
             # So PyTorch says that a disk is full.
-            if "PytorchStreamWriter" not in str(error):
+            if not re.search("PytorchStreamWriter|inline_container|iostream", str(error)):
                 raise
             raise OSError(f"{path}: could not be written: {str(error).splitlines()[0]}") from error
         os.chmod(name, 0o666 & ~_umask())

@@ -18,6 +18,7 @@ from .layouts import translate
 from .model import unwrap_model
 
 _NAMED = 3
+_COUNTER = "num_batches_tracked"
 
 
 class CheckedPretrainedInit(PretrainedInit):
@@ -128,16 +129,18 @@ def load(
         refused = next(line for line in problems if not line.startswith("size mismatch for "))
         raise CheckpointError(f"checkpoint {path}: {refused}")
     missing, unused = (list(found) for found in keys)
-    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
+    missing = [key for key in missing if not key.endswith(_COUNTER)]
     return missing, unused, resized
 
 
 def _report_parts(model: nn.Module, missing: list[str], saved: str) -> None:
     """Log how many tensors of each part are not missing; refuse a backbone without any."""
     found = {}
+    lacking = [key for key in missing if not key.endswith(_COUNTER)]
     for name, part in model.named_children():
-        if total := len(part.state_dict()):
-            found[name] = total - sum(key.startswith(f"{name}.") for key in missing), total
+        # Layers set these themselves where a file lacks them.
+        if total := sum(not key.endswith(_COUNTER) for key in part.state_dict()):
+            found[name] = total - sum(key.startswith(f"{name}.") for key in lacking), total
     parts = ", ".join(f"{name} {n} of {total}" for name, (n, total) in found.items())
     print_log(f"tensors set by the checkpoint: {parts}", logger="current")
     if found.get("backbone", max(found.values()))[0] < 1:

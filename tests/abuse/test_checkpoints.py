@@ -6,7 +6,10 @@ import re
 import pytest
 import torch
 
+from tests.conftest import mostly_long
 from tests.engine.test_checkpoint import Payload
+
+pytestmark = pytest.mark.slow
 
 
 def whole() -> bytes:
@@ -80,7 +83,7 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("kind", FILES)
+@pytest.mark.parametrize("kind", mostly_long(FILES, "missing", "cut-in-the-middle", "code"))
 @pytest.mark.parametrize("place", PLACES)
 def test_a_file_that_is_no_checkpoint(place, kind, config, shapes, stops, tmp_path):
     path, mark = tmp_path / "file.pth", tmp_path / "ran"

@@ -1,0 +1,77 @@
+"""What is said of a checkpoint of load_from, and when it is refused."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmdet.models.backbones import MobileNetV2, ResNet
+from mmengine.runner.checkpoint import _load_checkpoint_to_model
+from torch import nn
+
+from mmlearnconv.engine import CheckpointError, LoadReportHook
+from mmlearnconv.models import ConvNeXt
+from tests.engine.test_pretrained import ARCH, said  # noqa: F401
+
+AUTHORS = dict(
+    depthwise_conv="dwconv",
+    pointwise_conv1="pwconv1",
+    pointwise_conv2="pwconv2",
+)
+
+
+def detector(backbone):
+    return nn.ModuleDict(dict(backbone=backbone, head=nn.Conv2d(3, 4, 1)))
+
+
+def load(model, state_dict):
+    """As mmengine's runner does."""
+    hook, run = LoadReportHook(), SimpleNamespace(model=model)
+    checkpoint = dict(state_dict=state_dict)
+    hook.after_load_checkpoint(run, checkpoint)
+    _load_checkpoint_to_model(model, checkpoint, strict=False)
+    hook.before_train(run)
+    hook.before_val(run)
+
+
+def lines(said):  # noqa: F811
+    return [line for line in said if line.startswith("tensors set")]
+
+
+def test_parts_are_counted(said):  # noqa: F811
+    source = detector(ResNet(18)).state_dict()
+    kept = {k: v for k, v in source.items() if not k.startswith(("head.", "backbone.layer4."))}
+    load(detector(ResNet(18)), kept)
+    # Without batch norms' counters.
+    count = sum("tracked" not in key for key in kept)
+    total = sum("tracked" not in key for key in source) - 2
+    assert lines(said) == [
+        f"tensors set by the checkpoint: backbone {count} of {total}, head 0 of 2"
+    ]
+
+
+@pytest.mark.parametrize("conv_cfg", [None, dict(type="DCLS"), dict(type="CoC")])
+def test_what_layers_rename_or_take_over_is_counted(said, conv_cfg):  # noqa: F811
+    """A plain file of ConvNeXt's authors, and plain kernels for learnable layers."""
+    plain = detector(ConvNeXt(ARCH, out_indices=(3,))).state_dict()
+    theirs = {".".join(AUTHORS.get(p, p) for p in k.split(".")): v for k, v in plain.items()}
+    theirs = {k.replace("norm3.", "norm."): v for k, v in theirs.items()}
+    ours = detector(ConvNeXt(ARCH, conv_cfg, out_indices=(3,)))
+    load(ours, theirs)
+    total = len(ours.backbone.state_dict())
+    (line,) = lines(said)
+    assert line == f"tensors set by the checkpoint: backbone {total} of {total}, head 2 of 2"
+
+
+@pytest.mark.parametrize(
+    "state_dict",
+    [
+        # torchvision's names below the right prefix: mmengine renames nothing.
+        {"backbone.features.0.0.weight": torch.zeros(32, 3, 3, 3)},
+        {"head.weight": torch.zeros(4, 3, 1, 1), "head.bias": torch.zeros(4)},
+        {},
+    ],
+    ids=["torchvision", "head", "empty"],
+)
+def test_a_file_without_the_backbone_is_refused(state_dict):
+    with pytest.raises(CheckpointError, match=r"no tensor of the model's backbone: .*init_cfg"):
+        load(detector(MobileNetV2()), state_dict)
