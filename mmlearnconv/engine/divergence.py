@@ -45,12 +45,14 @@ class DivergenceHook(Hook):
     ) -> None:
         if not self._parameters:
             return
-        largest = torch.nn.utils.get_total_norm(self._parameters.values(), float("inf"))
-        if not largest.isfinite():
-            raise DivergenceError(self._report(runner.iter + 1))
+        # The cheapest function of all values that shows a bad one; a sum may overflow, too.
+        sums = [p.sum(dtype=torch.float32) for p in self._parameters.values()]
+        if not torch.stack([s.to(sums[0].device) for s in sums]).isfinite().all():
+            bad = {n: p for n, p in self._parameters.items() if not p.isfinite().all()}
+            if bad:
+                raise DivergenceError(self._report(runner.iter + 1, bad))
 
-    def _report(self, iteration: int) -> str:
-        bad = {n: p for n, p in self._parameters.items() if not p.isfinite().all()}
+    def _report(self, iteration: int, bad: dict[str, nn.Parameter]) -> str:
         named = [
             f"{name} of {self._kinds[name]} ({(~p.isfinite()).sum()} of {p.numel()} values)"
             for name, p in list(bad.items())[:_NAMED]

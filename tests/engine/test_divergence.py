@@ -89,3 +89,15 @@ def test_frozen_parameters_and_models_without_operators_are_left_alone(tmp_path)
     (hook,) = (h for h in run.hooks if isinstance(h, DivergenceHook))
     assert hook._parameters
     assert not any(name.startswith("neck.") for name in hook._parameters)
+
+
+def test_large_values_are_no_bad_ones(tmp_path):
+    """Their sum is infinite."""
+    run = runner(tmp_path, train_cfg=dict(by_epoch=True, max_epochs=1))
+    hook = DivergenceHook()
+    hook.before_train(run)
+    run.model.stages[0][0].bias.data.fill_(3e38)
+    hook.after_train_iter(run, 0)
+    run.model.stages[0][0].bias.data[0] = float("inf")
+    with pytest.raises(DivergenceError, match=r"stages.0.0.bias of DCLSConv2d \(1 of"):
+        hook.after_train_iter(run, 0)
