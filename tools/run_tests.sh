@@ -7,7 +7,7 @@
 # Further arguments go to pytest.
 PART=quick
 case "${1:-}" in --all | --long) PART="${1#--}"; shift ;; esac
-NEED="pytest xdist ruff mypy clang_format build DCLS onnxscript sklearn latex2mathml mkdocs material mkdocstrings" source "$(dirname "$0")/setup_env.sh"
+NEED="pytest xdist hypothesis ruff mypy clang_format build DCLS onnxscript sklearn latex2mathml mkdocs material mkdocstrings" source "$(dirname "$0")/setup_env.sh"
 cd "$ROOT"
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .

@@ -129,7 +129,7 @@ if [ -z "$absent" ]; then
     if [ -n "$absent" ]; then
         echo "the active environment, $PYTHON, has no $absent. Install what tests need, at the versions" \
             "that requirements.txt names under 'Types', 'Tests' and 'Documentation':" \
-            "pip install pytest pytest-xdist ruff mypy clang-format build dcls onnx onnxruntime onnxscript scikit-learn latex2mathml mkdocs-material mkdocstrings-python" \
+            "pip install pytest pytest-xdist hypothesis ruff mypy clang-format build dcls onnx onnxruntime onnxscript scikit-learn latex2mathml mkdocs-material mkdocstrings-python" \
             "Or deactivate the environment: then one is made in .venv" >&2
         exit 1
     fi

@@ -35,7 +35,7 @@ for line in requires("torch"):
 PY
     "$PYTHON" -m pip install -q --no-compile -r "$FOLDER/needs.txt"
     # shellcheck disable=SC2046
-    "$PYTHON" -m pip install -q --no-compile --no-deps $(pinned 'setuptools|wheel|ninja|numpy|psutil|packaging|addict|termcolor|rich|markdown-it-py|mdurl|pygments|pyyaml|yapf|platformdirs|matplotlib|contourpy|cycler|fonttools|kiwisolver|pillow|pyparsing|python-dateutil|six|opencv-python-headless|onedl-mmengine|scipy|dcls|nvidia-cuda-nvdisasm|pytest') pluggy iniconfig
+    "$PYTHON" -m pip install -q --no-compile --no-deps $(pinned 'setuptools|wheel|ninja|numpy|psutil|packaging|addict|termcolor|rich|markdown-it-py|mdurl|pygments|pyyaml|yapf|platformdirs|matplotlib|contourpy|cycler|fonttools|kiwisolver|pillow|pyparsing|python-dateutil|six|opencv-python-headless|onedl-mmengine|scipy|dcls|nvidia-cuda-nvdisasm|hypothesis|sortedcontainers|pytest') pluggy iniconfig
     # Isolated, its build finds no PyTorch and leaves its operations out: not a wheel for the cache.
     "$PYTHON" -m pip install -q --no-deps --no-cache-dir --no-binary onedl-mmcv "$(pinned onedl-mmcv)"
 }

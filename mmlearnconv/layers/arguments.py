@@ -5,6 +5,8 @@ from difflib import get_close_matches
 from numbers import Integral
 from typing import Any
 
+from torch import Tensor
+
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
@@ -75,6 +77,27 @@ def greater_than(name: str, value: float, least: float) -> float:
     if not value > least:
         raise ValueError(f"{name}: {value!r}; must be greater than {least:.3g}")
     return float(value)
+
+
+def check_map(layer: str, input: Tensor, spatial_dims: int) -> None:
+    """Refuse what no convolution of this package takes.
+
+    Raises:
+        TypeError: the input is not floating point.
+        ValueError: it has no batch dimension, or a wrong number of dimensions, or is quantised.
+    """
+    if input.ndim != spatial_dims + 2:
+        raise ValueError(
+            f"{layer}: the input has shape {tuple(input.shape)}; it must have {spatial_dims + 2} "
+            f"dimensions, batch, channels and {spatial_dims} more"
+        )
+    if input.is_quantized:
+        raise ValueError(
+            f"{layer}: the input is quantised, which is not supported; fold the model first, and "
+            "quantise the plain convolutions"
+        )
+    if not input.is_floating_point():
+        raise TypeError(f"{layer}: the input has dtype {input.dtype}; it must be floating point")
 
 
 def unknown(name: str, known: Iterable[str]) -> str:

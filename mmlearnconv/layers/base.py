@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..ops.depthwise import convolve
 from ..ops.geometry import Geometry, conv_output_size
 from . import bounds, takeover
-from .arguments import PADDING_MODES, conv_padding, int_tuple, one_of, positive_int
+from .arguments import PADDING_MODES, check_map, conv_padding, int_tuple, one_of, positive_int
 from .options import CheckedOptions
 from .sampling import cells_at
 
@@ -305,14 +305,10 @@ class LearnableConv(CheckedOptions, nn.Module):
                 zeros. Default: the nominal kernel's.
 
         Raises:
-            ValueError: the input has no batch dimension, or a wrong number of dimensions.
+            TypeError, ValueError: as :func:`check_map`.
         """
         takeover.report_takeover_of(self)
-        if input.ndim != self.spatial_dims + 2:
-            raise ValueError(
-                f"{type(self).__name__}: the input has shape {tuple(input.shape)}; it must have "
-                f"{self.spatial_dims + 2} dimensions, batch, channels and {self.spatial_dims} more"
-            )
+        check_map(type(self).__name__, input, self.spatial_dims)
         padding = self._extra_padding(window or self.kernel_size)
         sides = self._padding_sides()
         if any(sides) and (self.padding_mode != "zeros" or sides[0::2] != sides[1::2]):
@@ -375,6 +371,11 @@ class LearnableConv(CheckedOptions, nn.Module):
             missing_keys,
             unexpected_keys,
             error_msgs,
+        )
+
+    def __prepare_scriptable__(self) -> None:
+        raise RuntimeError(
+            f"torch.jit.script does not support {type(self).__name__}: use torch.export, or fold it"
         )
 
     def __setstate__(self, state: dict[str, Any]) -> None:

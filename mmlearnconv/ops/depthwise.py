@@ -62,6 +62,9 @@ def convolve(
     if weight.ndim == 4 and groups == input.shape[1] == len(weight):
         return depthwise_conv2d(input, weight, bias, *geometry)
     function = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}[weight.ndim]
+    if weight.is_contiguous():
+        # Of one cell, it may have the strides of channels_last as well, and the output gets them.
+        weight = weight.reshape(-1).view(weight.shape)
     return function(input, weight, bias, *geometry, groups)
 
 

@@ -46,11 +46,21 @@ def conv_output_size(
     dilation: Sequence[int],
     *_: int,
 ) -> tuple[int, ...]:
-    """Output size of a convolution on a map of ``size``; further arguments (groups) are ignored."""
-    return tuple(
-        (n + 2 * p - d * (k - 1) - 1) // s + 1
-        for n, k, s, p, d in zip(size, kernel_size, stride, padding, dilation, strict=True)
-    )
+    """Output size of a convolution on a map of ``size``; further arguments (groups) are ignored.
+
+    Raises:
+        ValueError: the kernel is larger than the padded map.
+    """
+    room = [
+        n + 2 * p - d * (k - 1) - 1
+        for n, k, p, d in zip(size, kernel_size, padding, dilation, strict=True)
+    ]
+    if min(room) < 0:
+        raise ValueError(
+            f"the map has size {tuple(size)}, with padding {tuple(padding)}: smaller than a kernel "
+            f"of {tuple(kernel_size)} at dilation {tuple(dilation)}"
+        )
+    return tuple(r // s + 1 for r, s in zip(room, stride, strict=True))
 
 
 def im2col(

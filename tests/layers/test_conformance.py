@@ -1,0 +1,154 @@
+"""What ``nn.Conv2d`` promises holds for every entry of the catalogue, on random cases.
+
+``MMLEARNCONV_TEST_CASES`` is the number of cases per form of a layer, 20 by default:
+``MMLEARNCONV_TEST_CASES=400 pytest tests/layers/test_conformance.py`` tries 5,000 and more. They
+are the same in every run; a failing one is printed, and made as small as it fails.
+"""
+
+import copy
+import os
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from mmlearnconv import ops
+from tests.layers.contract import LAYER
+
+CASES = int(os.environ.get("MMLEARNCONV_TEST_CASES", "20"))
+SETTINGS = settings(
+    max_examples=CASES,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+DTYPES = torch.float64, torch.float32, torch.float16, torch.bfloat16
+LAYOUTS = "contiguous", "channels_last", "strided"
+
+
+def pairs(least: int, most: int) -> st.SearchStrategy:
+    number = st.integers(least, most)
+    return st.one_of(number, st.tuples(number, number))
+
+
+@st.composite
+def geometries(draw: Any) -> dict[str, Any]:
+    groups = draw(st.sampled_from([1, 1, 2, 3]))
+    inner, outer = (groups * draw(st.sampled_from([1, 2, 5])) for _ in range(2))
+    if draw(st.booleans()):
+        inner = outer = groups = draw(st.integers(1, 9))
+    stride = draw(pairs(1, 3))
+    words = ["valid"] if stride != 1 else ["valid", "same"]
+    return dict(
+        in_channels=inner,
+        out_channels=outer,
+        kernel_size=draw(pairs(1, 5)),
+        stride=stride,
+        padding=draw(st.one_of(pairs(0, 4), st.sampled_from(words))),
+        dilation=draw(pairs(1, 3)),
+        groups=groups,
+        bias=draw(st.booleans()),
+        padding_mode=draw(st.sampled_from(["zeros"] * 3 + ["reflect", "replicate", "circular"])),
+    )
+
+
+@st.composite
+def inputs(draw: Any) -> dict[str, Any]:
+    return dict(
+        batch=draw(st.integers(0, 3)),
+        size=draw(st.tuples(st.integers(1, 14), st.integers(1, 14))),
+        layout=draw(st.sampled_from(LAYOUTS)),
+        dtype=draw(st.sampled_from(DTYPES)),
+        seed=draw(st.integers(0, 2**31)),
+    )
+
+
+def make_map(channels: int, case: dict[str, Any]) -> torch.Tensor:
+    shape = case["batch"], channels, *case["size"]
+    if case["layout"] == "strided":
+        x = torch.randn(*shape[:3], 2 * shape[3])[..., ::2]
+    else:
+        x = torch.randn(shape)
+    if case["layout"] == "channels_last":
+        x = x.contiguous(memory_format=torch.channels_last)
+    return x.to(case["dtype"])
+
+
+def run(conv: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
+    """Output and gradients."""
+    leaves = [x.detach().clone().requires_grad_(), *conv.parameters()]
+    y = conv(leaves[0])
+    upstream = torch.linspace(-1, 1, y.numel(), dtype=torch.double).sin().view(y.shape)
+    grads = torch.autograd.grad(y, leaves, upstream.to(y.dtype))
+    return [y.detach(), *grads]
+
+
+def assert_near(found: list[torch.Tensor], expected: list[torch.Tensor], ulps: float) -> None:
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.shape == theirs.shape
+        if ours.numel():
+            tolerance = ulps * torch.finfo(ours.dtype).eps
+            scale = max(1.0, theirs.abs().max().item())
+            torch.testing.assert_close(
+                *(ours.double(), theirs.double()), rtol=tolerance, atol=tolerance * scale
+            )
+
+
+@LAYER
+def test_a_layer_does_what_a_convolution_does(name, layer, options):
+    """Shapes, dtypes, memory, refusals; both paths agree; half precision is near float32."""
+
+    @SETTINGS
+    @given(geometry=geometries(), case=inputs())
+    # A map smaller than the kernel, with and without room for it; one pixel; no image.
+    @example(
+        geometry=dict(in_channels=2, out_channels=2, kernel_size=5),
+        case=dict(batch=1, size=(3, 3), layout="contiguous", dtype=torch.float32, seed=0),
+    )
+    @example(
+        geometry=dict(in_channels=2, out_channels=2, kernel_size=5, padding=2),
+        case=dict(batch=2, size=(1, 1), layout="channels_last", dtype=torch.bfloat16, seed=0),
+    )
+    @example(
+        geometry=dict(in_channels=4, out_channels=8, kernel_size=3, groups=2),
+        case=dict(batch=0, size=(9, 7), layout="strided", dtype=torch.float16, seed=0),
+    )
+    def check(geometry, case):
+        torch.manual_seed(case["seed"])
+        x = make_map(geometry["in_channels"], case)
+        plain = nn.Conv2d(**geometry).to(x.dtype)
+        conv = layer(**geometry, **options)
+        with torch.no_grad():
+            for parameter in conv.parameters():
+                # Away from whole positions, where interpolation has kinks.
+                parameter.add_(torch.empty_like(parameter).uniform_(0.02, 0.06))
+        exact = copy.deepcopy(conv)
+        conv = conv.to(x.dtype)
+        try:
+            expected = plain(x)
+        except RuntimeError:
+            with pytest.raises((RuntimeError, ValueError)):
+                conv(x)
+            return
+        before = x.clone()
+        found = run(conv, x)
+        assert found[0].shape == expected.shape
+        assert found[0].dtype == expected.dtype
+        assert torch.equal(x, before)
+        assert all(value.isfinite().all() for value in found)
+        for memory_format in (torch.contiguous_format, torch.channels_last):
+            if expected.is_contiguous(memory_format=memory_format) and case["layout"] != "strided":
+                assert found[0].is_contiguous(memory_format=memory_format)
+        with ops.without_extension():
+            assert_near(run(conv, x), found, 64)
+        if x.dtype in (torch.float16, torch.bfloat16):
+            # Rounded parameters and inputs, computed in float32.
+            exact.load_state_dict({k: v.float() for k, v in conv.state_dict().items()})
+            rounded = run(exact, x.float())
+            assert_near([found[0]], [rounded[0]], 16)
+
+    check()
