@@ -110,7 +110,8 @@ def test_the_last_checkpoint_of_a_folder_that_carries_code(kind, config, stops, 
 def test_the_average_of_weights_that_carries_code(config, stops, tmp_path):
     path, mark = tmp_path / "file.pth", tmp_path / "ran"
     saved(dict(state_dict={}, ema_state_dict=dict(steps=Payload(mark))), path)
-    hook = "custom_hooks=[dict(type='EMAHook')]"
-    said = stops("train", config, "--work-dir", "out", "--resume", path, "--cfg-options", hook)
+    averaged = tmp_path / "averaged.py"
+    averaged.write_text(f"_base_ = {str(config)!r}\ncustom_hooks = [dict(type='EMAHook')]\n")
+    said = stops("train", averaged, "--work-dir", "out", "--resume", path)
     assert "is refused" in said
     assert not mark.exists()
