@@ -82,7 +82,9 @@ def run(conv: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
     """Output and gradients."""
     leaves = [x.detach().clone().requires_grad_(), *conv.parameters()]
     y = conv(leaves[0])
+    # So small that the sums of it are about one, which errors are relative to.
     upstream = torch.linspace(-1, 1, y.numel(), dtype=torch.double).sin().view(y.shape)
+    upstream = upstream / max(1, y.numel()) ** 0.5
     grads = torch.autograd.grad(y, leaves, upstream.to(y.dtype))
     return [y.detach(), *grads]
 
@@ -140,9 +142,13 @@ def test_a_layer_does_what_a_convolution_does(name, layer, options):
         assert found[0].dtype == expected.dtype
         assert torch.equal(x, before)
         assert all(value.isfinite().all() for value in found)
-        for memory_format in (torch.contiguous_format, torch.channels_last):
-            if expected.is_contiguous(memory_format=memory_format) and case["layout"] != "strided":
-                assert found[0].is_contiguous(memory_format=memory_format)
+        if case["layout"] == "contiguous":
+            assert found[0].is_contiguous()
+        elif case["layout"] == "channels_last" and conv.padding_mode == "zeros":
+            # Explicit padding makes PyTorch's own maps contiguous.
+            for memory_format in (torch.contiguous_format, torch.channels_last):
+                if expected.is_contiguous(memory_format=memory_format):
+                    assert found[0].is_contiguous(memory_format=memory_format)
         with ops.without_extension():
             assert_near(run(conv, x), found, 64)
         if x.dtype in (torch.float16, torch.bfloat16):
