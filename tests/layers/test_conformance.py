@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from mmlearnconv import ops
+from mmlearnconv.layers import DRConv2d
 from tests.layers.contract import LAYER
 
 CASES = int(os.environ.get("MMLEARNCONV_TEST_CASES", "20"))
@@ -144,14 +145,15 @@ def test_a_layer_does_what_a_convolution_does(name, layer, options):
         assert all(value.isfinite().all() for value in found)
         if case["layout"] == "contiguous":
             assert found[0].is_contiguous()
-        elif case["layout"] == "channels_last" and conv.padding_mode == "zeros":
+        elif case["layout"] == "channels_last" and conv.padding_mode == "zeros" and len(x):
             # Explicit padding makes PyTorch's own maps contiguous.
             for memory_format in (torch.contiguous_format, torch.channels_last):
                 if expected.is_contiguous(memory_format=memory_format):
                     assert found[0].is_contiguous(memory_format=memory_format)
         with ops.without_extension():
             assert_near(run(conv, x), found, 64)
-        if x.dtype in (torch.float16, torch.bfloat16):
+        # Where two regions' guides are nearly equal, rounding chooses the other one.
+        if x.dtype in (torch.float16, torch.bfloat16) and layer is not DRConv2d:
             # Rounded parameters and inputs, computed in float32.
             exact.load_state_dict({k: v.float() for k, v in conv.state_dict().items()})
             rounded = run(exact, x.float())
