@@ -61,6 +61,7 @@ def test_commands_run_in_a_test_or_say_what_they_need():
         "pip install -e . --no-build-isolation",
         "pre-commit install",
         "pytest ",
+        "MMLEARNCONV_TEST_CASES=",
     )
     examples = (  # Of the pages that follow, or of tests/tools.
         "bash tools/quickstart.sh",
