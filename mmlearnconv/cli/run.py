@@ -137,6 +137,9 @@ def alone_in(folder: str | os.PathLike) -> Iterator[None]:
                 f"--work-dir {folder}: process {file.read().strip() or '?'} trains there; wait for "
                 "it, or name another folder"
             ) from error
+        except OSError as error:
+            # As on some network file systems.
+            print_log(f"{path} cannot be locked: {error}", "current", logging.WARNING)
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

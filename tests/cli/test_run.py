@@ -1,5 +1,6 @@
 """Where a run goes on, and whom it shares its folder with."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -88,3 +89,12 @@ def test_two_runs_do_not_share_a_folder(tmp_path):
     # A kill leaves nothing that a restart would have to remove.
     with alone_in(folder):
         pass
+
+
+def test_a_file_system_without_locks_is_no_obstacle(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.lockf", refuse)
+    with alone_in(tmp_path):
+        assert (tmp_path / ".lock").read_text() == str(os.getpid())
