@@ -10,7 +10,7 @@ from torch import nn
 
 from mmlearnconv.engine import CheckpointError, LoadReportHook
 from mmlearnconv.models import ConvNeXt
-from tests.engine.test_pretrained import ARCH, said  # noqa: F401
+from tests.engine.test_pretrained import ARCH
 
 AUTHORS = dict(
     depthwise_conv="dwconv",
@@ -33,11 +33,11 @@ def load(model, state_dict):
     hook.before_val(run)
 
 
-def lines(said):  # noqa: F811
+def lines(said):
     return [line for line in said if line.startswith("tensors set")]
 
 
-def test_parts_are_counted(said):  # noqa: F811
+def test_parts_are_counted(said):
     source = detector(ResNet(18)).state_dict()
     kept = {k: v for k, v in source.items() if not k.startswith(("head.", "backbone.layer4."))}
     load(detector(ResNet(18)), kept)
@@ -50,7 +50,7 @@ def test_parts_are_counted(said):  # noqa: F811
 
 
 @pytest.mark.parametrize("conv_cfg", [None, dict(type="DCLS"), dict(type="CoC")])
-def test_what_layers_rename_or_take_over_is_counted(said, conv_cfg):  # noqa: F811
+def test_what_layers_rename_or_take_over_is_counted(said, conv_cfg):
     """A plain file of ConvNeXt's authors, and plain kernels for learnable layers."""
     plain = detector(ConvNeXt(ARCH, out_indices=(3,))).state_dict()
     theirs = {".".join(AUTHORS.get(p, p) for p in k.split(".")): v for k, v in plain.items()}

@@ -5,7 +5,6 @@ import re
 import pytest
 import torch
 from mmdet.models.backbones import MobileNetV2, ResNet
-from mmengine.logging import MMLogger
 from safetensors.torch import save_file
 
 from mmlearnconv.engine import CheckedPretrainedInit, CheckpointError, enforce_weights_only
@@ -196,17 +195,6 @@ def test_hugging_face_s_names(model, rename, tmp_path):
     CheckedPretrainedInit(str(tmp_path / "hf.pth"))(loaded)
     for name, value in loaded.state_dict().items():
         torch.testing.assert_close(value, saved[name], rtol=0, atol=0)
-
-
-@pytest.fixture
-def said(monkeypatch):
-    """Lines that were logged."""
-    lines = []
-    logger = MMLogger.get_instance("pretrained")
-    monkeypatch.setattr(
-        type(logger), "callHandlers", lambda _, record: lines.append(record.getMessage())
-    )
-    return lines
 
 
 def test_what_does_not_fit_is_one_sentence(tmp_path, said):
