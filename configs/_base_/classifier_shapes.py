@@ -69,5 +69,5 @@ iterations = _base_.iterations
 log_processor = dict(by_epoch=False)
 default_hooks = dict(
     logger=dict(interval=25),
-    checkpoint=dict(by_epoch=False, interval=iterations, max_keep_ckpts=1),
+    checkpoint=dict(by_epoch=False, interval=iterations, max_keep_ckpts=2),
 )

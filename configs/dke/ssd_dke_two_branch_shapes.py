@@ -34,5 +34,5 @@ optim_wrapper = dict(
 log_processor = dict(by_epoch=False)
 default_hooks = dict(
     logger=dict(interval=50),
-    checkpoint=dict(by_epoch=False, interval=iterations, max_keep_ckpts=1),
+    checkpoint=dict(by_epoch=False, interval=iterations, max_keep_ckpts=2),
 )
