@@ -254,7 +254,7 @@ def main() -> None:
                     raise
                 failures[operator] = " ".join(str(error).split())
         rows = measure(models, errors, cfg, args)
-    except (FileNotFoundError, TypeError, ValueError) as error:
+    except (TypeError, ValueError) as error:
         sys.exit(f"error: {error}")
     if args.json:
         with atomic_write(args.json) as file:

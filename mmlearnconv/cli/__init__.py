@@ -10,7 +10,6 @@ from .config import (
     use_auto_scale_lr,
     use_resume,
 )
-from .conv_cfgs import check_conv_cfg_used
 from .data import check_data, set_data_root
 from .errors import one_sentence
 from .images import Box, find_boxes, find_images
@@ -23,7 +22,6 @@ __all__ = [
     "add_trust_option",
     "argument_parser",
     "build_model",
-    "check_conv_cfg_used",
     "check_data",
     "draw_predictions",
     "dump_predictions",
