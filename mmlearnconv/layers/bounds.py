@@ -7,11 +7,12 @@ training loop can call :func:`clamp_parameters` instead.
 
 import logging
 import weakref
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from mmengine.logging import print_log
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 if TYPE_CHECKING:
@@ -41,6 +42,22 @@ def clamp_after_steps(enabled: bool = True) -> None:
         _handle = None
     if enabled and _layers:
         _handle = register_optimizer_step_post_hook(_after_step)
+
+
+def clamp_to_window_(positions: Tensor, window: Sequence[int]) -> None:
+    """Bring positions into a window of cells in place, also those that FSDP2 has sharded.
+
+    Args:
+        positions: offsets from the window's middle in cells, ``(axes, ...)``.
+        window: cells per axis.
+    """
+    first = 0
+    sharded: Any = positions
+    if hasattr(sharded, "to_local"):
+        (chunk,) = sharded.__create_chunk_list__()
+        first, positions = chunk.offsets[0], sharded.to_local()
+    for along, cells in zip(positions, window[first:], strict=False):
+        along.clamp_(-(cells // 2), (cells - 1) // 2)
 
 
 def watch(layer: "LearnableConv") -> None:

@@ -14,6 +14,7 @@ from ..ops.dcls import INTERPOLATIONS, NORM_EPS, dcls_conv2d, dcls_kernel, dcls_
 from ..ops.dispatch import in_full_precision
 from .arguments import int_tuple, one_of, positive_int
 from .base import LearnableConv
+from .bounds import clamp_to_window_
 from .dcls_package import from_package
 from .depthwise import DepthwiseTapsConv2d
 from .sampling import points_at
@@ -186,8 +187,7 @@ class DCLSConv(LearnableConv):
     @torch.no_grad()
     def clamp_parameters(self) -> None:
         if self.position_owner is self:
-            for axis, cells in enumerate(self.dilated_kernel_size):
-                self.positions[axis].clamp_(-(cells // 2), (cells - 1) // 2)
+            clamp_to_window_(self.positions, self.dilated_kernel_size)
 
     @torch.no_grad()
     def edge_fraction(self) -> Tensor:
