@@ -8,6 +8,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import DATASETS
 
+from ..engine.model import unwrap_model
 from .data import find_datasets
 
 _PARTS = ("images", "annotations", "categories")
@@ -32,6 +33,25 @@ class ClassCheckHook(Hook):
 
     def before_test(self, runner: Any) -> None:
         _check_classes(runner.test_dataloader.dataset)
+
+
+class LabelCheckHook(Hook):
+    """Stops a run at a label map with a value that is no class of the segmentor.
+
+    A GPU would stop later, without a reason, and the figures of a test would leave it out.
+
+    Raises:
+        ClassError: so it is.
+    """
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        _check_labels(runner.model, data_batch)
+
+    def before_val_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        _check_labels(runner.model, data_batch)
+
+    def before_test_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        _check_labels(runner.model, data_batch)
 
 
 def explain_data(cfg: Config) -> str | None:
@@ -94,3 +114,25 @@ def _check_classes(dataset: Any) -> None:
         f"{dataset.ann_file} has no category {', '.join(missing)}, which is among the data set's "
         f"classes; its categories are {', '.join(found)}"
     )
+
+
+def _check_labels(model: Any, batch: Any) -> None:
+    head = getattr(unwrap_model(model), "decode_head", None)
+    samples = batch.get("data_samples") if isinstance(batch, dict) else None
+    classes, ignored = (getattr(head, name, None) for name in ("num_classes", "ignore_index"))
+    if classes is None or not samples:
+        return
+    # One channel tells two classes apart.
+    classes = max(classes, 2)
+    for sample in samples:
+        if "gt_sem_seg" not in sample:
+            continue
+        labels = sample.gt_sem_seg.data
+        wrong = labels[((labels < 0) | (labels >= classes)) & (labels != ignored)]
+        if len(wrong):
+            raise ClassError(
+                f"label map {sample.get('seg_map_path')}: {len(wrong)} pixels are not in one of "
+                f"the {classes} classes (0 to {classes - 1}) nor ignored ({ignored}); their values "
+                f"are {', '.join(map(str, wrong.unique().tolist()[:5]))}. Set the heads' "
+                "num_classes, the data set's reduce_zero_label, or correct the label maps"
+            )

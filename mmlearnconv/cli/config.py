@@ -99,8 +99,8 @@ def load_config(args: argparse.Namespace) -> Config:
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     enforce_weights_only(args.trust_checkpoint)
     check_pretrained()
-    name_unreadable_images()
     cfg = read_config(args.config, args.cfg_options)
+    name_unreadable_images(cfg.get("default_scope"))
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get("work_dir") is None:

@@ -25,7 +25,7 @@ from ..engine import (
 )
 from ..engine.model import unwrap_model
 from ..layers.base import LearnableConv
-from .annotations import ClassCheckHook, ClassError, explain_data
+from .annotations import ClassCheckHook, ClassError, LabelCheckHook, explain_data
 from .conv_cfgs import check_conv_cfg_used, explain_refusal
 from .distributed import is_first
 
@@ -86,7 +86,8 @@ def _build(cfg: Config) -> Runner:
         check_conv_cfg_used(cfg, model)
     except ValueError as error:
         sys.exit(f"error: {error}")
-    for hook in (TakeoverReportHook(), LoadReportHook(), ClassCheckHook(), DivergenceHook()):
+    checks = ClassCheckHook(), LabelCheckHook(), DivergenceHook()
+    for hook in (TakeoverReportHook(), LoadReportHook(), *checks):
         runner.register_hook(hook)
     traced = cfg.get("efficient_conv_bn_eval") or []
     for name in [traced] if isinstance(traced, str) else traced:

@@ -1,7 +1,9 @@
-"""Reading images, with the name of one that cannot be read."""
+"""Reading images and label maps, with the name of one that cannot be read."""
 
+import functools
 from typing import Any
 
+import cv2
 from mmcv.transforms import LoadImageFromFile
 from mmengine.registry import TRANSFORMS
 
@@ -24,12 +26,38 @@ class NamedLoadImageFromFile(LoadImageFromFile):
         except FileNotFoundError:
             raise
         except Exception as error:
-            raise ImageError(
-                f"image {results['img_path']} cannot be decoded: it is damaged, or no image; copy "
-                "it again, or remove it from the annotations"
-            ) from error
+            raise _undecodable("image", results["img_path"]) from error
 
 
-def name_unreadable_images() -> None:
-    """Have pipelines name images that cannot be read, for the rest of the process."""
+def name_unreadable_images(scope: str | None = None) -> None:
+    """Have pipelines name images and label maps that cannot be read, in the rest of the process.
+
+    Args:
+        scope: of the toolbox whose ``LoadAnnotations`` reads label maps. Default: ``None``.
+    """
     TRANSFORMS.register_module("LoadImageFromFile", force=True, module=NamedLoadImageFromFile)
+    with TRANSFORMS.switch_scope_and_registry(scope) as registry:
+        loader = registry.get("LoadAnnotations")
+    if loader is not None and not hasattr(loader._load_seg_map, "__wrapped__"):
+        loader._load_seg_map = _naming(loader._load_seg_map)
+
+
+def _naming(load: Any) -> Any:
+    @functools.wraps(load)
+    def load_seg_map(self: Any, results: dict[str, Any]) -> None:
+        try:
+            load(self, results)
+        except FileNotFoundError:
+            raise
+        except (AttributeError, OSError, cv2.error) as error:
+            # OpenCV gives None for what it cannot decode, which has no squeeze().
+            raise _undecodable("label map", results["seg_map_path"]) from error
+
+    return load_seg_map
+
+
+def _undecodable(what: str, path: str) -> ImageError:
+    return ImageError(
+        f"{what} {path} cannot be decoded: it is damaged, or no image; copy it again, or remove it "
+        "from the data set"
+    )

@@ -1,13 +1,17 @@
 """Data that cannot be trained on: the file, what is wrong with it, and nothing is written."""
 
 import json
+import os
 import re
 import shutil
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mmlearnconv.datasets.shapes import KINDS
+from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -77,6 +81,10 @@ CASES = {
         lambda root: first_image(root).write_bytes(first_image(root).read_bytes()[:60]),
         r"image .*train/.*\.png cannot be decoded",
     ),
+    "image cut in its middle": (
+        lambda root: os.truncate(first_image(root), first_image(root).stat().st_size // 2),
+        r"image .*train/.*\.png cannot be decoded",
+    ),
     "folder missing": (lambda root: shutil.rmtree(root / "train"), r"no data for train_dataloader"),
     "file for a folder": (
         lambda root: (shutil.rmtree(root / "train"), (root / "train").write_text("")),
@@ -104,4 +112,82 @@ def test_data_that_cannot_be_trained_on(case, workers, config, shapes, stops, tm
     )
     assert re.search(message, said), said
     # A batch without the image may come first.
+    assert all(torch.load(path, weights_only=False) for path in (tmp_path / "out").glob("*.pth"))
+
+
+SEGMENTATION = """
+_base_ = {base!r}
+model = dict(
+    backbone=dict(base_channels=8),
+    decode_head=dict(in_channels=[8, 16, 32, 64]),
+    auxiliary_head=dict(in_channels=32),
+)
+train_cfg = dict(max_iters=2, val_interval=2)
+_loader = dict(num_workers=0, persistent_workers=False)
+train_dataloader = dict(batch_size=4, **_loader)
+val_dataloader = dict(**_loader)
+test_dataloader = val_dataloader
+default_hooks = dict(checkpoint=dict(interval=1))
+"""
+
+
+def first_map(root, split="train"):
+    return min((root / "labels" / split).iterdir())
+
+
+def relabel(path, value):
+    labels = np.array(Image.open(path))
+    labels[:3, :5] = value
+    Image.fromarray(labels).save(path)
+
+
+MAPS = {
+    "missing": (lambda root: first_map(root).unlink(), r"labels/train/.*\.png"),
+    "empty": (
+        lambda root: first_map(root).write_bytes(b""),
+        r"label map .*labels/train/.*\.png cannot be decoded",
+    ),
+    "html": (
+        lambda root: first_map(root).write_text("<html></html>"),
+        r"label map .*labels/train/.*\.png cannot be decoded",
+    ),
+    "cut": (
+        lambda root: os.truncate(first_map(root), first_map(root).stat().st_size // 2),
+        r"label map .*labels/train/.*\.png cannot be decoded",
+    ),
+    "values of pixels": (
+        lambda root: relabel(first_map(root), 200),
+        r"labels/train/.*\.png: 15 pixels are not in one of the 6 classes .* values are 200\. Set",
+    ),
+    "values of pixels in validation": (
+        lambda root: relabel(first_map(root, "val"), 6),
+        r"labels/val/.*\.png: 15 pixels are not in one of the 6 classes .* values are 6\. Set",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("case", "workers", "backend"),
+    [(case, 0, "pillow") for case in MAPS]
+    + [("cut", 1, "pillow"), ("cut", 0, "cv2"), ("empty", 0, "cv2"), ("html", 1, "cv2")],
+)
+def test_label_maps_that_cannot_be_trained_on(case, workers, backend, shapes, stops, tmp_path):
+    root = tmp_path / "data set é"
+    shutil.copytree(shapes, root)
+    spoil, message = MAPS[case]
+    spoil(root)
+    config = tmp_path / "segmentation.py"
+    base = ROOT / "configs" / "_base_" / "upernet_shapes.py"
+    config.write_text(SEGMENTATION.format(base=str(base)))
+    options = [f"train_dataloader.num_workers={workers}"]
+    for loader in ("train_dataloader", "val_dataloader"):
+        # Shapes draws itself where it is incomplete; other data sets do not.
+        options.append(f"{loader}.dataset.type=BaseSegDataset")
+        options.append(f"{loader}.dataset.img_suffix=.png")
+        options.append(f"{loader}.dataset.metainfo.classes={','.join(['background', *KINDS])}")
+        options.append(f"{loader}.dataset.pipeline.1.imdecode_backend={backend}")
+    said = stops(
+        *("train", config, "--data-root", root, "--work-dir", "out", "--cfg-options", *options)
+    )
+    assert re.search(message, said), said
     assert all(torch.load(path, weights_only=False) for path in (tmp_path / "out").glob("*.pth"))
