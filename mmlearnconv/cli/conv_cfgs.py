@@ -29,7 +29,7 @@ def check_conv_types(cfg: Config) -> None:
 def check_conv_cfg_used(cfg: Config, model: nn.Module) -> None:
     """Make sure that components build convolutions of the ``conv_cfg`` that they are given.
 
-    Some take the argument and ignore it.
+    Some take the argument and ignore it. Of a folded model nothing can be said.
 
     Args:
         cfg: the config that the model was built from.
@@ -38,7 +38,10 @@ def check_conv_cfg_used(cfg: Config, model: nn.Module) -> None:
     Raises:
         ValueError: a component has no such layer.
     """
-    for path, conv in _find(cfg.get("model"), "model"):
+    if cfg.model.get("fold"):
+        return
+    target = cfg.model.get("target", cfg.model.get("type"))
+    for path, conv in _find(cfg.model, "model"):
         kind = conv.get("type")
         if not path.endswith(".conv_cfg") or kind not in _NAMES:
             continue
@@ -56,7 +59,7 @@ def check_conv_cfg_used(cfg: Config, model: nn.Module) -> None:
             raise ValueError(
                 f"{path}: {type(component).__name__} builds no layer of it, so that type {kind!r} "
                 "has no effect there. Remove it, and replace convolutions by a swap: "
-                f"model=dict(type='SwapConv', target={cfg.model.get('type')!r}, "
+                f"model=dict(type='SwapConv', target={target!r}, "
                 f"swaps=[dict(pattern='{'.'.join(names[:depth])}.*', conv=dict(type={kind!r}))])"
             )
 

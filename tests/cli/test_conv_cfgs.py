@@ -1,0 +1,37 @@
+import pytest
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+
+from mmlearnconv.cli.conv_cfgs import check_conv_cfg_used
+from mmlearnconv.surgery import fold_convs, folded_config
+
+
+def detector():
+    init_default_scope("mmdet")
+    return Config(
+        dict(
+            model=dict(
+                type="RPN",
+                backbone=dict(type="ResNet", depth=18, base_channels=8, conv_cfg=dict(type="DCLS")),
+                rpn_head=dict(type="RPNHead", in_channels=8, feat_channels=8),
+            )
+        )
+    )
+
+
+def test_a_folded_model_has_no_layer_of_its_conv_cfg():
+    cfg = detector()
+    model = MODELS.build(cfg.model)
+    check_conv_cfg_used(cfg, model)
+    with pytest.raises(ValueError, match="ResNet builds no layer of it"):
+        check_conv_cfg_used(cfg, fold_convs(model))
+    folded, _ = folded_config(cfg, fold_convs(model))
+    check_conv_cfg_used(folded, MODELS.build(folded.model))
+
+
+def test_the_advice_names_the_model_that_is_swapped():
+    cfg = detector()
+    cfg.model.update(type="SwapConv", target="RPN", swaps=[])
+    model = fold_convs(MODELS.build(detector().model))
+    with pytest.raises(ValueError, match="target='RPN'"):
+        check_conv_cfg_used(cfg, model)
