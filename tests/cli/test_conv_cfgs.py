@@ -4,19 +4,13 @@ from mmengine.registry import MODELS, init_default_scope
 
 from mmlearnconv.cli.conv_cfgs import check_conv_cfg_used
 from mmlearnconv.surgery import fold_convs, folded_config
+from tests.conftest import config_path
 
 
 def detector():
+    """The quickstart's, whose backbone has a ``conv_cfg``."""
     init_default_scope("mmdet")
-    return Config(
-        dict(
-            model=dict(
-                type="RPN",
-                backbone=dict(type="ResNet", depth=18, base_channels=8, conv_cfg=dict(type="DCLS")),
-                rpn_head=dict(type="RPNHead", in_channels=8, feat_channels=8),
-            )
-        )
-    )
+    return Config.fromfile(config_path("quickstart_mask_rcnn_dcls"))
 
 
 def test_a_folded_model_has_no_layer_of_its_conv_cfg():
@@ -31,7 +25,7 @@ def test_a_folded_model_has_no_layer_of_its_conv_cfg():
 
 def test_the_advice_names_the_model_that_is_swapped():
     cfg = detector()
-    cfg.model.update(type="SwapConv", target="RPN", swaps=[])
+    cfg.model.update(type="SwapConv", target="MaskRCNN", swaps=[])
     model = fold_convs(MODELS.build(detector().model))
-    with pytest.raises(ValueError, match="target='RPN'"):
+    with pytest.raises(ValueError, match="target='MaskRCNN'"):
         check_conv_cfg_used(cfg, model)
