@@ -261,39 +261,60 @@ def run_missing(task: str, kinds: list[str], seeds: list[int], out: Path, jobs: 
         sys.exit("\n".join(failures))
 
 
+def describe(values: list[float]) -> str:
+    """Mean and standard deviation."""
+    spread = statistics.stdev(values) if len(values) > 1 else math.nan
+    return f"{statistics.mean(values):.1f} ± {spread:.1f}"
+
+
+def percent(found: dict[str, Any], split: str, name: str) -> float:
+    return found[split][name] * (1 if name in PERCENT else 100)
+
+
 def show(task: str, kinds: list[str], seeds: list[int], out: Path) -> None:
-    """The table: mean and standard deviation over the seeds."""
+    """The table: mean and standard deviation over the seeds.
+
+    Where all kinds start from one model per seed, it ends with the differences to plain of the same
+    seed.
+    """
     names = METRICS[task]
     first = next(iter(names))
     columns = [("val", name) for name in names] + [(split, first) for split in TESTS][1:]
     runs = {
-        kind: [
-            found
+        kind: {
+            seed: found
             for seed in seeds
             if TESTS.keys() <= (found := figures(out, task, kind, seed)).keys()
-        ]
+        }
         for kind in kinds
     }
     # A size that a split has no object of has -1.
     columns = [
         (split, name)
         for split, name in columns
-        if any(f[split][name] >= 0 for found in runs.values() for f in found)
+        if any(f[split][name] >= 0 for found in runs.values() for f in found.values())
     ]
+    plain = runs.get("plain", {}) if task in AFTER_SWAP else {}
     head = ["model", "seeds", "parameters (M)", "multiply-adds (G)", "step (s)"]
     head += [f"{TESTS[split]}: {names[name]}" for split, name in columns]
+    head += [f"{TESTS['val']}: {names[first]} over plain"] if plain else []
     print(f"| {' | '.join(head)} |\n{'| --- ' * len(head)}|")
     for kind, found in runs.items():
         if not found:
             continue
-        counts = found[0]
-        step = statistics.median(f["step"] for f in found)
+        counts = next(iter(found.values()))
+        step = statistics.median(f["step"] for f in found.values())
         row = [kind, str(len(found)), f"{counts['parameters'] / 1e6:.2f}"]
         row += [f"{counts['macs'] / 1e9:.3f}", f"{step:.2f}"]
         for split, name in columns:
-            values = [f[split][name] * (1 if name in PERCENT else 100) for f in found]
-            spread = statistics.stdev(values) if len(values) > 1 else math.nan
-            row.append(f"{statistics.mean(values):.1f} ± {spread:.1f}")
+            row.append(describe([percent(f, split, name) for f in found.values()]))
+        if plain and kind != "plain":
+            paired = [(f, plain[seed]) for seed, f in found.items() if seed in plain]
+            row.append(
+                describe([percent(f, "val", first) - percent(p, "val", first) for f, p in paired])
+            )
+        elif plain:
+            row.append("")
         print(f"| {' | '.join(row)} |")
 
 
