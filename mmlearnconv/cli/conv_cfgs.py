@@ -9,6 +9,7 @@ from torch import nn
 
 from ..catalog import CATALOG, operator_of
 from ..layers.arguments import unknown
+from .nested import nested_dicts
 
 _NAMES = [operator.name for operator in CATALOG]
 
@@ -20,7 +21,7 @@ def check_conv_types(cfg: Config) -> None:
         ValueError: a type is unknown; the message has the nearest one.
     """
     with MODELS.switch_scope_and_registry(cfg.get("default_scope")) as registry:
-        for path, conv in _find(cfg.get("model"), "model"):
+        for path, conv in _find(cfg.get("model")):
             kind = conv.get("type")
             if isinstance(kind, str) and registry.get(kind) is None:
                 raise ValueError(f"{path}.type: {unknown(kind, _NAMES)}")
@@ -41,7 +42,7 @@ def check_conv_cfg_used(cfg: Config, model: nn.Module) -> None:
     if cfg.model.get("fold"):
         return
     target = cfg.model.get("target", cfg.model.get("type"))
-    for path, conv in _find(cfg.model, "model"):
+    for path, conv in _find(cfg.model):
         kind = conv.get("type")
         if not path.endswith(".conv_cfg") or kind not in _NAMES:
             continue
@@ -74,20 +75,11 @@ def explain_refusal(error: TypeError) -> str | None:
     )
 
 
-def _find(value: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every ``conv_cfg``, and ``conv`` of a swap, with its dotted path."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            here = f"{path}.{key}"
-            if isinstance(inner, dict) and (
-                key == "conv_cfg" or (key == "conv" and ".swaps." in here)
-            ):
-                yield here, inner
-            else:
-                yield from _find(inner, here)
-    elif isinstance(value, (list, tuple)):
-        for number, inner in enumerate(value):
-            yield from _find(inner, f"{path}.{number}")
+def _find(model: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every ``conv_cfg``, and ``conv`` of a swap, of a config's model, with its dotted path."""
+    for path, part in nested_dicts(model, "model"):
+        if path.endswith(".conv_cfg") or (path.endswith(".conv") and ".swaps." in path):
+            yield path, part
 
 
 def _child(module: nn.Module, name: str) -> nn.Module | None:

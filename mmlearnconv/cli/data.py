@@ -8,6 +8,8 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 
+from .nested import nested_dicts
+
 _DATALOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 _EVALUATORS = ("train_evaluator", "val_evaluator", "test_evaluator")
 
@@ -95,16 +97,7 @@ def _downloads(kind: Any, dataset: dict[str, Any]) -> bool:
 
 def find_datasets(cfg: Config) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every data set of every data loader, also inside wrappers, with the loader's name."""
-
-    def walk(value: Any) -> Iterator[dict[str, Any]]:
-        if isinstance(value, dict):
-            if "data_root" in value or "ann_file" in value:
-                yield value
-            value = list(value.values())
-        if isinstance(value, (list, tuple)):
-            for item in value:
-                yield from walk(item)
-
     for loader in _DATALOADERS:
-        for dataset in walk((cfg.get(loader) or {}).get("dataset")):
-            yield loader, dataset
+        for _, part in nested_dicts((cfg.get(loader) or {}).get("dataset")):
+            if "data_root" in part or "ann_file" in part:
+                yield loader, part

@@ -1,11 +1,12 @@
 """Distributed runs without a GPU."""
 
 import os
-from typing import Any
 
 import torch.distributed
 from mmengine.config import Config
 from mmengine.logging import print_log
+
+from .nested import nested_dicts
 
 # Where launchers other than torch's put the rank, the number of ranks and the rank on this host.
 _RANK_VARIABLES = {
@@ -36,18 +37,8 @@ def use_gloo(cfg: Config, launcher: str) -> None:
     cfg.model_wrapper_cfg = dict(
         type="MMDistributedDataParallel", device_ids=None, broadcast_buffers=False
     )
-    if _replace_sync_bn(cfg.model):
+    synchronised = [part for _, part in nested_dicts(cfg.model) if part.get("type") == "SyncBN"]
+    for norm in synchronised:
+        norm["type"] = "BN"
+    if synchronised:
         print_log("SyncBN needs a GPU: training with BN, whose statistics differ by rank")
-
-
-def _replace_sync_bn(value: Any) -> bool:
-    found = False
-    if isinstance(value, dict):
-        if value.get("type") == "SyncBN":
-            value["type"] = "BN"
-            found = True
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        for item in value:
-            found = _replace_sync_bn(item) or found
-    return found

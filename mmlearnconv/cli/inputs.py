@@ -1,11 +1,12 @@
 """Random images with ground truth, for models that are only tried."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from mmengine.config import Config
 from torch import nn
+
+from .nested import nested_dicts
 
 
 def random_inputs(
@@ -20,21 +21,11 @@ def random_inputs(
         training: whether they are for ``mode='loss'``.
         images: how many. Default: 1.
     """
-    classes = min(_class_counts(cfg.model), default=20)
+    counts = [part.get("num_classes") for _, part in nested_dicts(cfg.model)]
+    classes = min((count for count in counts if isinstance(count, int)), default=20)
     scope = cfg.get("default_scope", "mmdet")
     make = dict(mmseg=_segmentation, mmpretrain=_classification).get(scope, _detection)
     return model.data_preprocessor(make(model, cfg, size, images, classes), training)
-
-
-def _class_counts(value: Any) -> Iterator[int]:
-    """Every ``num_classes`` in a config."""
-    if isinstance(value, dict):
-        if isinstance(value.get("num_classes"), int):
-            yield value["num_classes"]
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _class_counts(item)
 
 
 def _detection(

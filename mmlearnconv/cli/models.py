@@ -16,6 +16,7 @@ from torch import nn
 
 from ..engine import check_pretrained, enforce_weights_only
 from .config import read_config
+from .nested import nested_dicts
 
 
 def build_model(
@@ -58,15 +59,11 @@ def build_model(
 
 def forget_checkpoints(value: Any) -> None:
     """Let a config's model, or a part of it, start from random weights, so that none is fetched."""
-    if isinstance(value, dict):
-        value.pop("pretrained", None)
-        init = value.get("init_cfg")
+    for _, part in nested_dicts(value):
+        part.pop("pretrained", None)
+        init = part.get("init_cfg")
         if isinstance(init, dict) and init.get("type") == "Pretrained":
-            value["init_cfg"] = None
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        for item in value:
-            forget_checkpoints(item)
+            part["init_cfg"] = None
 
 
 @contextmanager
