@@ -14,11 +14,9 @@ from mmengine.registry import MODELS, init_default_scope
 
 from mmlearnconv.catalog import names
 from tests.conftest import ROOT
-from tests.engine.test_checkpoint import Payload
 from tests.tools.test_command_lines import (
     ONE_PROCESS,
     QUICKSTART,
-    TINY,
     another_operator,
     run,
     scalars,
@@ -67,58 +65,6 @@ def test_inferencers_take_a_swapped_config(scope, tiny_coco, tmp_path):
     image = min((tiny_coco / "val2017").iterdir())
     output = run(sys.executable, "-c", INFER, config, tmp_path / "weights.pth", image, scope)
     assert "convolutions swapped" in output
-
-
-@pytest.fixture
-def harmful(tmp_path):
-    path, mark = tmp_path / "harmful.pth", tmp_path / "ran"
-    torch.save(dict(state_dict={}, extra=Payload(mark)), path)
-    return path, mark
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["tools/train.py", QUICKSTART, "--cfg-options", *TINY, "load_from={}"],
-        ["tools/train.py", QUICKSTART, "--resume", "{}", "--cfg-options", *TINY],
-        [
-            *("tools/train.py", "configs/coc/retinanet_coc_r50.py", "--data-root", "coco"),
-            *("--cfg-options", *ONE_PROCESS, "model.backbone.init_cfg.type=Pretrained"),
-            "model.backbone.init_cfg.checkpoint={}",
-        ],
-        ["tools/test.py", QUICKSTART, "{}"],
-        ["tools/fold.py", QUICKSTART, "{}", "out"],
-        ["tools/convert_checkpoint.py", "{}", "out"],
-    ],
-    ids=["load_from", "resume", "init_cfg", "test", "fold", "convert"],
-)
-def test_a_checkpoint_that_would_run_code_is_refused(command, harmful, tiny_coco, tmp_path):
-    path, mark = harmful
-    place = {"out": str(tmp_path / "out"), "coco": str(tiny_coco)}
-    command = [place.get(part, part.replace("{}", str(path))) for part in command]
-    if command[0] in ("tools/train.py", "tools/test.py"):
-        command[2:2] = ["--work-dir", str(tmp_path / "work")]
-    output = run(*command, expect=1)
-    assert f"error: checkpoint {path} is refused: loading it would run" in output
-    assert "--trust-checkpoint" in output
-    assert "Traceback" not in output
-    assert not mark.exists()
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_truncated_checkpoint_is_one_clear_error(tmp_path):
-    path = tmp_path / "cut.pth"
-    torch.save(dict(state_dict=dict(weight=torch.ones(1000))), path)
-    path.write_bytes(path.read_bytes()[:2000])
-    for command in (
-        ["tools/convert_checkpoint.py", path, tmp_path / "out.pth"],
-        ["tools/fold.py", QUICKSTART, path, tmp_path / "out"],
-        ["tools/test.py", QUICKSTART, path, "--work-dir", tmp_path / "work"],
-    ):
-        output = run(*command, expect=1)
-        assert f"error: checkpoint {path} is damaged or not a PyTorch checkpoint" in output
-        assert "Traceback" not in output
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_killed_fold_leaves_no_half_written_file(tmp_path):
