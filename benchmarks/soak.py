@@ -27,7 +27,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "configs" / "quickstart_mask_rcnn_dcls.py"
-EVERY = 100  # iterations between checkpoints
+EVERY = 20  # iterations between checkpoints
 SIZES = 64, 640
 
 
