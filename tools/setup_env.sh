@@ -94,8 +94,8 @@ make_venv() {
     stamp="$VENV/ready-$(find "$ROOT"/requirements*.txt "$ROOT/tests/libraries.txt" "$ROOT/setup.py" "$ROOT/mmlearnconv/ops/csrc" \
         -type f | sort | xargs cat | cksum | cut -d' ' -f1)"
     [ -f "$stamp" ] && return
-    "$base" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || {
-        echo "set-up needs Python 3.10 to 3.13; $base is $("$base" --version 2>&1). Name another by PYTHON=python3.12" >&2
+    "$base" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || {
+        echo "set-up needs Python 3.11 to 3.13; $base is $("$base" --version 2>&1). Name another by PYTHON=python3.12" >&2
         exit 1
     }
     [ -x "$PYTHON" ] || step "making $VENV" "On Debian the venv module is the package python3-venv." \

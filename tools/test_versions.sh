@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Tests of operations and layers on other versions of PyTorch, on a machine without a GPU:
-#     bash tools/test_versions.sh [VERSION ...]       default: the oldest and newest that README names
+# Tests of operations and layers on other versions of PyTorch and Python, on a machine without a GPU:
+#     [BASE_PYTHON=python3.13] bash tools/test_versions.sh [VERSION ...]
+# The default is the oldest and the newest PyTorch that README names, on python3.
 # Each gets an environment below ~/.cache/mmlearnconv/versions, with a copy of this tree and its build.
 # The package index has only wheels for CUDA, whose libraries take gigabytes. They are left out, and one
 # small library replaces them, whose functions only report that there is no GPU. This needs gcc and
@@ -35,7 +36,7 @@ for line in requires("torch"):
 PY
     "$PYTHON" -m pip install -q --no-compile -r "$FOLDER/needs.txt"
     # shellcheck disable=SC2046
-    "$PYTHON" -m pip install -q --no-compile --no-deps $(pinned 'setuptools|wheel|ninja|numpy|psutil|packaging|addict|termcolor|rich|markdown-it-py|mdurl|pygments|pyyaml|yapf|platformdirs|matplotlib|contourpy|cycler|fonttools|kiwisolver|pillow|pyparsing|python-dateutil|six|opencv-python-headless|onedl-mmengine|scipy|dcls|nvidia-cuda-nvdisasm|hypothesis|sortedcontainers|pytest') pluggy iniconfig
+    "$PYTHON" -m pip install -q --no-compile --no-deps $(pinned 'setuptools|wheel|ninja|numpy|psutil|packaging|addict|termcolor|rich|markdown-it-py|mdurl|pygments|pyyaml|yapf|platformdirs|matplotlib|contourpy|cycler|fonttools|kiwisolver|pillow|pyparsing|python-dateutil|six|opencv-python-headless|onedl-mmengine|scipy|dcls|nvidia-cuda-nvdisasm|hypothesis|sortedcontainers|pytest|pytest-xdist|execnet') pluggy iniconfig
     # Isolated, its build finds no PyTorch and leaves its operations out: not a wheel for the cache.
     "$PYTHON" -m pip install -q --no-deps --no-cache-dir --no-binary onedl-mmcv "$(pinned onedl-mmcv)"
 }
@@ -97,12 +98,14 @@ copy_tree() {
 
 failed=0
 [ $# -gt 0 ] || set -- 2.6.0 2.15.0
+BASE_PYTHON="${BASE_PYTHON:-python3}"
+language="$("$BASE_PYTHON" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')"
 for version in "$@"; do
-    FOLDER="$CACHE/torch-$version"
+    FOLDER="$CACHE/$language-torch-$version"
     PYTHON="$FOLDER/venv/bin/python"
     mkdir -p "$FOLDER"
     if [ ! -f "$FOLDER/ready" ]; then
-        step "making $FOLDER/venv" "${BASE_PYTHON:-python3}" -m venv --clear "$FOLDER/venv"
+        step "making $FOLDER/venv" "$BASE_PYTHON" -m venv --clear "$FOLDER/venv"
         step "installing torch $version without CUDA's packages" \
             "$PYTHON" -m pip install -q --no-deps --no-compile "torch==$version"
         step "installing what it and the tests need" install_needs
@@ -114,8 +117,8 @@ for version in "$@"; do
     step "copying the tree" copy_tree
     step "building mmlearnconv" \
         "$PYTHON" -m pip install -q --no-build-isolation --no-deps -e "$FOLDER/tree"
-    printf '[%4d s] testing on PyTorch %s\n' "$SECONDS" "$version"
-    (cd "$FOLDER/tree" && env -u CI "$PYTHON" -m pytest -q tests/ops tests/layers -p no:cacheprovider) ||
-        failed=1
+    printf '[%4d s] testing on %s, PyTorch %s\n' "$SECONDS" "$language" "$version"
+    (cd "$FOLDER/tree" && env -u CI "$PYTHON" -m pytest -q -p no:cacheprovider \
+        --numprocesses logical --dist loadgroup -m "not long" tests/ops tests/layers) || failed=1
 done
 exit "$failed"
