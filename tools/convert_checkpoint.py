@@ -43,8 +43,10 @@ def main() -> None:
         state_dict, notes = convert_state_dict(
             checkpoint.get("state_dict", checkpoint), args.version
         )
-    except ValueError as error:
+    except engine.CheckpointError as error:
         sys.exit(f"error: {error}")
+    except ValueError as error:
+        sys.exit(f"error: {args.source}: {error}")
     with engine.atomic_write(Path(args.target)) as path:
         torch.save(dict(meta={}, state_dict=state_dict), path)
     print(f"{notes}\nwritten: {args.target}")

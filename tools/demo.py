@@ -20,7 +20,7 @@ from mmengine.config import Config, DictAction
 from mmengine.utils import ProgressBar
 
 from mmlearnconv import cli
-from mmlearnconv.engine import atomic_write, enforce_weights_only, find_checkpoint
+from mmlearnconv.engine import atomic_write, enforce_weights_only, load_checkpoint, load_whole
 from mmlearnconv.visualization import read_image
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
@@ -147,7 +147,7 @@ def main() -> None:
     source = Path(args.input)
     failures: list[str] = []
     try:
-        find_checkpoint(args.checkpoint)
+        checkpoint = load_checkpoint(args.checkpoint, trust=args.trust_checkpoint)
         video = source.suffix.lower() in VIDEOS
         files = [] if video else cli.find_images("INPUT", [args.input])
         if video and not source.is_file():
@@ -158,6 +158,7 @@ def main() -> None:
         cfg = cli.read_config(args.config, args.cfg_options)
         enforce_weights_only(args.trust_checkpoint)
         model = Model(cfg, args.checkpoint, args.device, args.score)
+        load_whole(model.inferencer.model, checkpoint, args.checkpoint)
         if video:
             print(f"{draw_video(model, source, args.out)} frames in {args.out}/{source.stem}.mp4")
         else:

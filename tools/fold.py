@@ -79,6 +79,7 @@ def load(args: argparse.Namespace) -> tuple[nn.Module, Any, Config, dict[str, An
         raise ValueError(f"default_scope: {scope!r}; must be 'mmdet', 'mmseg' or 'mmpretrain'")
     init_default_scope(scope)
     model = build(copy.deepcopy(cfg), args.checkpoint, device=device)
+    engine.load_whole(model, checkpoint, args.checkpoint)
     return model, run, cfg, checkpoint.get("meta", {})
 
 

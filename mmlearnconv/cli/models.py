@@ -11,10 +11,9 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, init_default_scope
-from mmengine.runner import load_checkpoint
 from torch import nn
 
-from ..engine import check_pretrained, enforce_weights_only
+from ..engine import check_pretrained, enforce_weights_only, load_checkpoint, load_whole
 from .config import read_config
 from .nested import nested_dicts
 
@@ -38,6 +37,7 @@ def build_model(
 
     Raises:
         FileNotFoundError: there is no such config.
+        CheckpointError: the checkpoint cannot be loaded, or does not set all of the model.
         ValueError: the function does not exist or returns no module.
     """
     enforce_weights_only(trust)
@@ -53,7 +53,7 @@ def build_model(
             if checkpoint is None and hasattr(model, "init_weights"):
                 model.init_weights()
     if checkpoint is not None:
-        load_checkpoint(model, checkpoint, map_location="cpu", strict=True)
+        load_whole(model, load_checkpoint(checkpoint, trust=trust), checkpoint)
     return model.eval(), cfg
 
 

@@ -13,7 +13,7 @@ from .divergence import DivergenceError, DivergenceHook
 from .hooks import AlphaAnnealingHook, ReseedHook, TakeoverReportHook
 from .loss_hooks import OrthogonalityLossHook, RepulsiveLossHook
 from .optim import BFloat16OptimWrapper, LearnableConvOptimWrapperConstructor
-from .pretrained import CheckedPretrainedInit, LoadReportHook, check_pretrained
+from .pretrained import CheckedPretrainedInit, LoadReportHook, check_pretrained, load_whole
 from .stats_hook import LearnableConvStatsHook
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "enforce_weights_only",
     "find_checkpoint",
     "load_checkpoint",
+    "load_whole",
     "newest_checkpoint",
     "save_atomically",
 ]

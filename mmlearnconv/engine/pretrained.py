@@ -1,6 +1,7 @@
 """``init_cfg=dict(type='Pretrained')`` that leaves nothing random in silence."""
 
 import logging
+import os
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -47,18 +48,13 @@ class CheckedPretrainedInit(PretrainedInit):
                 f"{_some(state_dict)}, is one of {kind}'s, like {_some(wanted)}; name a file of "
                 "this architecture in init_cfg"
             )
-        missing, unused, resized = load(module, match.state_dict, self.checkpoint)
-        said = f"{kind}: {len(wanted) - len(missing) - len(resized)} of {len(wanted)} tensors from "
+        loading = load(module, match.state_dict, self.checkpoint)
+        count = len(wanted) - len(loading.lacking)
+        said = f"{kind}: {count} of {len(wanted)} tensors from "
         said += f"{self.checkpoint}, {match.layout}'s names"
         said += f" below {match.prefix!r}" if match.prefix else ""
-        for what, keys in (
-            ("not in the file", missing),
-            ("of another shape", resized),
-            ("not used", unused),
-        ):
-            if keys:
-                said += f"; {what}: {_some(keys)}"
-        level = logging.WARNING if missing or resized else logging.INFO
+        said += "".join(f"; {part}" for part in loading.describe())
+        level = logging.WARNING if loading.lacking else logging.INFO
         print_log(said, logger="current", level=level)
         if hasattr(module, "_params_init_info"):
             update_init_info(module, init_info=self._get_init_info())
@@ -68,24 +64,28 @@ class LoadReportHook(Hook):
     """Logs how much of each part of the model a checkpoint of ``load_from`` or ``resume`` set.
 
     Raises:
-        CheckpointError: it set nothing of the backbone, or of the model if that has none.
+        CheckpointError: a training is to resume from weights alone; the file sets nothing of the
+            backbone, or of the model if that has none; or a layer refuses its part, of which
+            mmengine only warns.
     """
 
     _report: Callable[[], None] | None = None
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        # Called before the weights are loaded; only what the modules then miss tells what was set,
-        # since they rename keys and take plain kernels over.
+        if runner.cfg.get("resume") and not {"meta", "optimizer"} <= checkpoint.keys():
+            raise CheckpointError(
+                f"--resume: checkpoint {runner.cfg.load_from} holds weights without the state of a "
+                "training; to start from them, name the file in load_from"
+            )
         model = unwrap_model(runner.model)
-        missing: list[str] = []
         saved = _some(checkpoint.get("state_dict", checkpoint))
-        handle = model.register_load_state_dict_post_hook(
-            lambda _, keys: missing.extend(keys.missing_keys)
-        )
+        # The weights are not loaded yet; only what the modules then miss tells what was set, since
+        # they rename keys and take plain kernels over.
+        loading = _Loading(model)
 
         def report() -> None:
-            handle.remove()
-            _report_parts(model, missing, saved)
+            loading.close()
+            _report_parts(model, loading, saved)
 
         self._report = report
 
@@ -102,47 +102,109 @@ def check_pretrained() -> None:
     WEIGHT_INITIALIZERS.register_module("Pretrained", force=True, module=CheckedPretrainedInit)
 
 
-def load(
-    module: nn.Module, state_dict: dict[str, Any], path: str
-) -> tuple[list[str], list[str], list[str]]:
-    """Load what fits.
+class _Loading:
+    """What a module misses while a state dict is loaded, by PyTorch or by mmengine."""
 
-    Returns:
-        tuple: keys that the state dict lacks, without counters of batches; its keys that the module
-        lacks; and those whose shapes differ.
+    def __init__(self, module: nn.Module) -> None:
+        self.missing: list[str] = []
+        """Keys that the state dict lacks, without counters of batches."""
+        self.unused: list[str] = []
+        """Its keys that the module lacks."""
+        self.resized: list[str] = []
+        """Keys whose shapes differ."""
+        self.refused: list[str] = []
+        """What layers say of keys that they refuse."""
+        self._errors: list[str] = []
+        self._hooks = (
+            module.register_load_state_dict_pre_hook(self._begin),
+            module.register_load_state_dict_post_hook(self._end),
+        )
+
+    def _begin(self, *arguments: Any) -> None:
+        self._errors = arguments[-1]
+
+    def _end(self, module: nn.Module, keys: Any) -> None:
+        self.missing = [key for key in keys.missing_keys if not key.endswith(_COUNTER)]
+        self.unused = list(keys.unexpected_keys)
+        for error in self._errors:
+            mismatch = re.match(r"size mismatch for ([^:]+):", error.strip())
+            self.resized += [mismatch[1]] if mismatch else []
+            self.refused += [] if mismatch else [error.strip()]
+
+    def close(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    @property
+    def lacking(self) -> list[str]:
+        """The module's keys that were not set."""
+        return self.missing + self.resized
+
+    def describe(self) -> list[str]:
+        """What does not match, kind by kind."""
+        kinds = {
+            "not in the file": self.missing,
+            "of another shape": self.resized,
+            "not used": self.unused,
+        }
+        return [f"{kind}: {_some(keys)}" for kind, keys in kinds.items() if keys]
+
+
+def load_whole(module: nn.Module, checkpoint: dict[str, Any], path: str | os.PathLike) -> None:
+    """Load a checkpoint that has to set every tensor of a module, all counters of batches aside.
+
+    Args:
+        module: what to load it into.
+        checkpoint: what the file holds: weights, or a dictionary with them under ``state_dict``.
+        path: the file, for messages.
+
+    Raises:
+        CheckpointError: it does not set all of them, or a layer refuses its part.
+    """
+    loading = load(module, checkpoint.get("state_dict", checkpoint), path)
+    if loading.lacking:
+        raise CheckpointError(
+            f"checkpoint {path} does not fit the config's {type(module).__name__}: it leaves "
+            f"{len(loading.lacking)} of {len(module.state_dict())} tensors as they were drawn; "
+            f"{'; '.join(loading.describe())}. Name the config that it was trained with"
+        )
+    if loading.unused:
+        print_log(f"checkpoint {path}: {loading.describe()[-1]}", "current", logging.WARNING)
+
+
+def load(module: nn.Module, state_dict: dict[str, Any], path: str | os.PathLike) -> _Loading:
+    """Load what fits.
 
     Raises:
         CheckpointError: a layer refuses its part.
     """
-    keys = []
-    hook = module.register_load_state_dict_post_hook(lambda _, found: keys.extend(found))
-    problems: list[str] = []
+    loading = _Loading(module)
     try:
         module.load_state_dict(state_dict, strict=False)
-    except RuntimeError as error:
-        # Raised after all that fits was loaded: a line per problem.
-        problems = [line.strip() for line in str(error).splitlines()[1:]]
+    except RuntimeError:
+        # Raised after all that fits was loaded, if it is for shapes or refused keys.
+        if not loading.resized and not loading.refused:
+            raise
     finally:
-        hook.remove()
-    resized = [m[1] for line in problems if (m := re.match(r"size mismatch for ([^:]+):", line))]
-    if len(resized) < len(problems):
-        refused = next(line for line in problems if not line.startswith("size mismatch for "))
-        raise CheckpointError(f"checkpoint {path}: {refused}")
-    missing, unused = (list(found) for found in keys)
-    missing = [key for key in missing if not key.endswith(_COUNTER)]
-    return missing, unused, resized
+        loading.close()
+    if loading.refused:
+        raise CheckpointError(f"checkpoint {path}: {loading.refused[0]}")
+    return loading
 
 
-def _report_parts(model: nn.Module, missing: list[str], saved: str) -> None:
-    """Log how many tensors of each part are not missing; refuse a backbone without any."""
+def _report_parts(model: nn.Module, loading: _Loading, saved: str) -> None:
+    """Log how many tensors of each part were set; refuse a backbone without any."""
+    if loading.refused:
+        raise CheckpointError(f"the checkpoint does not fit the model: {loading.refused[0]}")
     found = {}
-    lacking = [key for key in missing if not key.endswith(_COUNTER)]
     for name, part in model.named_children():
         # Layers set these themselves where a file lacks them.
         if total := sum(not key.endswith(_COUNTER) for key in part.state_dict()):
-            found[name] = total - sum(key.startswith(f"{name}.") for key in lacking), total
-    parts = ", ".join(f"{name} {n} of {total}" for name, (n, total) in found.items())
-    print_log(f"tensors set by the checkpoint: {parts}", logger="current")
+            found[name] = total - sum(key.startswith(f"{name}.") for key in loading.lacking), total
+    said = ", ".join(f"{name} {n} of {total}" for name, (n, total) in found.items())
+    said += "".join(f"; {part}" for part in loading.describe())
+    level = logging.WARNING if loading.lacking else logging.INFO
+    print_log(f"tensors set by the checkpoint: {said}", logger="current", level=level)
     if found.get("backbone", max(found.values()))[0] < 1:
         raise CheckpointError(
             f"the checkpoint holds no tensor of the model's backbone: its keys are like {saved}. "

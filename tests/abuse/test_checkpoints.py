@@ -57,6 +57,10 @@ FILES = {
     "cut-near-the-end": (cut(0.98), DAMAGED),
     "bits-flipped": (flipped, r"is damaged|is refused"),
     "tensor": (lambda path, mark: saved(torch.ones(3), path), "holds a Tensor, not a dictionary"),
+    "another-model": (
+        lambda path, mark: path.write_bytes(whole()),
+        r"error: .*(does not fit the|no tensor of the|none of its|without the state|no ConvNeXt)",
+    ),
     "code": (
         lambda path, mark: saved(dict(state_dict={}, extra=Payload(mark)), path),
         REFUSED,

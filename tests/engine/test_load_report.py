@@ -25,7 +25,7 @@ def detector(backbone):
 
 def load(model, state_dict):
     """As mmengine's runner does."""
-    hook, run = LoadReportHook(), SimpleNamespace(model=model)
+    hook, run = LoadReportHook(), SimpleNamespace(model=model, cfg={})
     checkpoint = dict(state_dict=state_dict)
     hook.after_load_checkpoint(run, checkpoint)
     _load_checkpoint_to_model(model, checkpoint, strict=False)
@@ -45,8 +45,26 @@ def test_parts_are_counted(said):
     count = sum("tracked" not in key for key in kept)
     total = sum("tracked" not in key for key in source) - 2
     assert lines(said) == [
-        f"tensors set by the checkpoint: backbone {count} of {total}, head 0 of 2"
+        f"tensors set by the checkpoint: backbone {count} of {total}, head 0 of 2; "
+        "not in the file: backbone.layer4.0.conv1.weight, backbone.layer4.0.bn1.weight, "
+        f"backbone.layer4.0.bn1.bias and {total + 2 - count - 3} more"
     ]
+
+
+def test_other_shapes_are_not_counted(said):
+    """As of a head for another number of classes, which mmengine leaves as it was drawn."""
+    model = nn.ModuleDict(dict(backbone=ResNet(18), head=nn.Conv2d(3, 5, 1)))
+    load(model, detector(ResNet(18)).state_dict())
+    (line,) = lines(said)
+    assert line.endswith(", head 0 of 2; of another shape: head.weight, head.bias")
+
+
+def test_what_a_layer_refuses_is_an_error():
+    """As positions that differ between layers that share them."""
+    cfg = dict(type="DCLS")
+    theirs = detector(ConvNeXt(ARCH, cfg, share_positions=False)).state_dict()
+    with pytest.raises(CheckpointError, match=r"does not fit the model: .* without shared"):
+        load(detector(ConvNeXt(ARCH, cfg)), theirs)
 
 
 @pytest.mark.parametrize("conv_cfg", [None, dict(type="DCLS"), dict(type="CoC")])
@@ -75,3 +93,8 @@ def test_what_layers_rename_or_take_over_is_counted(said, conv_cfg):
 def test_a_file_without_the_backbone_is_refused(state_dict):
     with pytest.raises(CheckpointError, match=r"no tensor of the model's backbone: .*init_cfg"):
         load(detector(MobileNetV2()), state_dict)
+
+
+def test_a_backbone_of_other_shapes_is_refused():
+    with pytest.raises(CheckpointError, match="no tensor of the model's backbone"):
+        load(detector(ResNet(18, base_channels=32)), detector(ResNet(18)).state_dict())
