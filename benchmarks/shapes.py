@@ -68,13 +68,23 @@ KINDS: dict[str, dict[str, Any] | None] = {
     "CoC": dict(type="CoC"),
     "DRConv": dict(type="DRConv"),
 }
-# To find out why, by name only: offsets that learn faster or slower, no choice between filters.
-VARIANTS: dict[str, dict[str, Any]] = {
+# To find out why, by name only: what learns faster or slower, no choice between filters.
+VARIANTS: dict[str, dict[str, Any] | None] = {
+    "plain-slow": None,
     "DK-fast": dict(type="DK", offset_lr_mult=1.0),
     "DCNv2-slow": dict(type="DCNv2"),
+    "CondConv-slow": dict(type="CondConv"),
+    "DRConv-slow": dict(type="DRConv"),
     "DRConv-one-region": dict(type="DRConv", regions=1),
 }
-OFFSETS_OF_DCNV2 = {"DCNv2-slow": 0.1}
+# Of parameters whose names contain the key.
+_SWAPPED = [f"layer{s}.{b}.conv{c}." for s in (2, 3, 4) for b in (0, 1) for c in (1, 2)]
+LEARNING_RATES: dict[str, dict[str, float]] = {
+    "plain-slow": dict.fromkeys(_SWAPPED, 0.25),
+    "DCNv2-slow": dict(conv_offset=0.1),
+    "CondConv-slow": dict.fromkeys(_SWAPPED, 0.25),
+    "DRConv-slow": dict.fromkeys(_SWAPPED, 0.25),
+}
 AFTER_SWAP = "finetuning", "segmentation"
 # As conv_cfg builds it; a swap has an element per cell, to compute the same as the plain kernel.
 DCLS_FROM_SCRATCH = dict(kernel_count=5, position_init="grid")
@@ -155,8 +165,9 @@ def config(task: str, kind: str, seed: int, out: Path) -> Config:
             conv.update(DCLS_FROM_SCRATCH)
         rule = dict(pattern=LAYERS, conv=conv, kernel_size=3)
         cfg.model.update(type="SwapConv", target=cfg.model.type, swaps=[rule])
-    if rate := OFFSETS_OF_DCNV2.get(kind):
-        cfg.optim_wrapper.paramwise_cfg.custom_keys = {"conv_offset": dict(lr_mult=rate)}
+    if rates := LEARNING_RATES.get(kind):
+        keys = {key: dict(lr_mult=rate) for key, rate in rates.items()}
+        cfg.optim_wrapper.paramwise_cfg.custom_keys = keys
     if task in AFTER_SWAP:
         cfg.load_from = trained("detection", "plain", seed, out)
     if task == "finetuning":
