@@ -47,10 +47,16 @@ class Model:
     """mmdet's or mmseg's inferencer, for one image at a time."""
 
     def __init__(self, cfg: Config, checkpoint: str, device: str, score: float) -> None:
+        scope = cfg.get("default_scope", "mmdet")
+        if scope not in ("mmdet", "mmseg"):
+            raise ValueError(
+                f"CONFIG: default_scope is {scope!r}; what is drawn are detections and "
+                "segmentations, of 'mmdet' and 'mmseg'"
+            )
         options: dict[str, Any] = dict(weights=checkpoint, device=device, show_progress=False)
         # Backbones are not to be fetched: the checkpoint has their weights.
         cli.forget_checkpoints(cfg.model)
-        segments = cfg.get("default_scope", "mmdet") == "mmseg"
+        segments = scope == "mmseg"
         kind = "SegLocalVisualizer" if segments else "DetLocalVisualizer"
         cfg.visualizer = dict(type=kind, name="demo")
         if segments:
@@ -147,7 +153,6 @@ def main() -> None:
     source = Path(args.input)
     failures: list[str] = []
     try:
-        checkpoint = load_checkpoint(args.checkpoint, trust=args.trust_checkpoint)
         video = source.suffix.lower() in VIDEOS
         files = [] if video else cli.find_images("INPUT", [args.input])
         if video and not source.is_file():
@@ -155,6 +160,7 @@ def main() -> None:
         root = source if source.is_dir() else source.parent
         if args.out.resolve() == root.resolve():
             raise ValueError(f"--out {args.out}: is the folder of INPUT; name another one")
+        checkpoint = load_checkpoint(args.checkpoint, trust=args.trust_checkpoint)
         cfg = cli.read_config(args.config, args.cfg_options)
         enforce_weights_only(args.trust_checkpoint)
         model = Model(cfg, args.checkpoint, args.device, args.score)

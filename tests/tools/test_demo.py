@@ -111,6 +111,17 @@ def test_what_is_missing_is_named_and_nothing_is_written(
     assert not out.exists()
 
 
+def test_other_models_are_refused(tmp_path, run_tool):
+    checkpoint = tmp_path / "some.pth"
+    torch.save(dict(state_dict={}), checkpoint)
+    config = tmp_path / "other.py"
+    config.write_text("default_scope = 'mmengine'\nmodel = dict(type='ToyModel')\n")
+    image = "docs/images/dcls.png"
+    said = run_tool("demo", image, config, checkpoint, "--out", tmp_path / "out")
+    assert said.startswith("error: CONFIG: default_scope is 'mmengine'; what is drawn are")
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_input_s_own_folder_is_not_written_to(tmp_path, run_tool):
     write_image(tmp_path / "a.png")
     before = (tmp_path / "a.png").read_bytes()
