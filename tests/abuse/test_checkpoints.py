@@ -87,7 +87,7 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("kind", mostly_long(FILES, "missing", "cut-in-the-middle", "code"))
+@pytest.mark.parametrize("kind", mostly_long(FILES, "another-model", "code"))
 @pytest.mark.parametrize("place", PLACES)
 def test_a_file_that_is_no_checkpoint(place, kind, config, shapes, stops, tmp_path):
     path, mark = tmp_path / "file.pth", tmp_path / "ran"

@@ -41,7 +41,7 @@ def skip_without_compiler():
         pytest.skip("there is no nvcc, or no nvdisasm: pip install nvidia-cuda-nvdisasm")
 
 
-@pytest.mark.parametrize("architecture", [80, 90], ids="sm_{}".format)
+@pytest.mark.parametrize("architecture", mostly_long([80, 90], 90), ids="sm_{}".format)
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 def test_machine_code(source, architecture, tmp_path):
     """No spills, no local memory; inner loops that multiply and add, with 32-bit indices."""
