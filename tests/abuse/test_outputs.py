@@ -131,6 +131,8 @@ def started(command, until, cwd):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        # Ignored in what a shell runs in the background, and so in its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while not until():
         assert process.poll() is None, process.communicate()[0][-3000:]
