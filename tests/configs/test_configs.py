@@ -16,7 +16,8 @@ CONFIGS = sorted(
     for path in (ROOT / "configs").rglob("*.py")
     if path.parent.name != "_base_" and not any(map(path.match, CLASSIFIERS))
 )
-SLOW = {"retinanet_drconv_r50", *(name for name in CONFIGS if name.endswith("convnext_b"))}
+# ConvNeXt-T's configs with larger networks.
+LARGER = {name for name in CONFIGS if name.endswith(("convnext_s", "convnext_b"))}
 SCALE = (160, 128)
 
 
@@ -78,7 +79,7 @@ def classes_of(model):
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in CONFIGS],
+    [pytest.param(name, marks=[pytest.mark.long] if name in LARGER else []) for name in CONFIGS],
 )
 def test_builds_trains_and_predicts(name, request):
     cfg = Config.fromfile(config_path(name))

@@ -53,7 +53,7 @@ any_size = pytest.mark.skipif(
 
 
 @any_size
-@pytest.mark.parametrize("key", mostly_long(LAYERS, "DK-local", "DRConv"))
+@pytest.mark.parametrize("key", mostly_long(LAYERS, "DRConv"))
 def test_compiles_with_inductor(key):
     """Half a minute each."""
     _, layer, options = LAYERS[key]

@@ -90,6 +90,7 @@ def emulated(tmp_path_factory):
 
 
 @built
+@pytest.mark.long
 @pytest.mark.xdist_group("emulated")
 def test_the_operators_tests_pass_on_the_emulator(emulated):
     said = pytest_emulated(emulated, ["-k", COMPILED, *FILES], MMLEARNCONV_EMULATOR_ORDER="random")

@@ -5,7 +5,7 @@ import copy
 import pytest
 
 from tests import libraries
-from tests.conftest import ROOT
+from tests.conftest import ROOT, mostly_long
 from tests.processes import call
 
 # Model, operator, rule.
@@ -98,7 +98,7 @@ def test_the_page_has_the_rule_that_was_tried(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", mostly_long(CASES, *(CASES.keys() - ALIKE)))
 def test_a_network_of_another_library(name):
     libraries.need()
     call(check, name)

@@ -121,6 +121,7 @@ def plain_quickstart(tmp_path_factory):
     return folder / "iter_150.pth", scalars(folder)[-1]
 
 
+@pytest.mark.long
 @pytest.mark.xdist_group("plain_quickstart")
 @pytest.mark.parametrize("operator", names(baselines=False))
 def test_a_swap_keeps_the_average_precision(plain_quickstart, operator, tmp_path):
