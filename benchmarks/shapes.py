@@ -245,6 +245,14 @@ def figures(out: Path, task: str, kind: str, seed: int) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
+def last_loss(folder: Path) -> float:
+    """The training loss, averaged over the last quarter of what was logged."""
+    logs = sorted(folder.glob("*/vis_data/scalars.json"))
+    lines = [json.loads(line) for log in logs for line in log.read_text().splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    return statistics.mean(losses[-(len(losses) // 4) :])
+
+
 def run_missing(task: str, kinds: list[str], seeds: list[int], out: Path, jobs: int) -> None:
     """Run what has no result yet, each in a process of its own."""
 
@@ -306,7 +314,7 @@ def show(task: str, kinds: list[str], seeds: list[int], out: Path) -> None:
         if any(f[split][name] >= 0 for found in runs.values() for f in found.values())
     ]
     plain = runs.get("plain", {}) if task in AFTER_SWAP else {}
-    head = ["model", "seeds", "parameters (M)", "multiply-adds (G)", "step (s)"]
+    head = ["model", "seeds", "parameters (M)", "multiply-adds (G)", "step (s)", "last loss"]
     head += [f"{TESTS[split]}: {names[name]}" for split, name in columns]
     head += [f"{TESTS['val']}: {names[first]} over plain"] if plain else []
     print(f"| {' | '.join(head)} |\n{'| --- ' * len(head)}|")
@@ -316,7 +324,8 @@ def show(task: str, kinds: list[str], seeds: list[int], out: Path) -> None:
         counts = next(iter(found.values()))
         step = statistics.median(f["step"] for f in found.values())
         row = [kind, str(len(found)), f"{counts['parameters'] / 1e6:.2f}"]
-        row += [f"{counts['macs'] / 1e9:.3f}", f"{step:.2f}"]
+        loss = statistics.mean(last_loss(folder_of(task, kind, seed, out)) for seed in found)
+        row += [f"{counts['macs'] / 1e9:.3f}", f"{step:.2f}", f"{loss:.2f}"]
         for split, name in columns:
             row.append(describe([percent(f, split, name) for f in found.values()]))
         if plain and kind != "plain":
