@@ -4,7 +4,8 @@ python benchmarks/shapes.py TASK [--kinds K ...] [--seeds N ...] [--jobs N] [--o
 
 ``detection`` trains the quickstart's Mask R-CNN from scratch; all 3x3 convolutions of the
 ResNet-18's last three stages are of one kind. ``finetuning`` trains the plain detector of the same
-seed on, plain or with convolutions swapped, and ``segmentation`` an UPerNet on its backbone.
+seed on, plain or with convolutions swapped, and ``segmentation`` an UPerNet on its backbone, whose
+stem of other shapes starts from random weights.
 ``classification`` trains the backbone on single objects, cut out, and ``pretrained`` the detector
 on its weights. Models train on objects that are upright to 20 degrees and have radii of 14 to 30
 pixels. They are tested on new images of that kind and on such that training never had: any
