@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import importlib.util
 import os
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,24 @@ from .distributed import use_gloo
 _EXTRAS = dict(mmdet="det", mmseg="seg", mmpretrain="cls")
 
 
-def read_config(path: str, options: dict[str, Any] | None = None) -> Config:
+def read_config(path: str | Path, options: dict[str, Any] | None = None) -> Config:
     """Read a config and override some of its values.
 
+    Like ``_base_``, a path may begin with an installed toolbox, whose configs it is relative to:
+    ``mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py``.
+
     Raises:
-        FileNotFoundError: there is no such config.
+        FileNotFoundError: there is no such config, or no such toolbox.
         ValueError: it cannot be read, has no model, or names a convolution that is not registered;
             or a toolbox that it inherits from, or its ``default_scope``, cannot be imported.
     """
+    toolbox, _, name = str(path).rpartition("::")
+    if toolbox.isidentifier():
+        spec = importlib.util.find_spec(toolbox)
+        if spec is None:
+            hint = _how_to_install(toolbox)
+            raise FileNotFoundError(f"config {path}: {toolbox} is not installed{hint}")
+        path = str(Path(str(spec.origin)).parent / ".mim" / "configs" / name)
     if not Path(path).is_file():
         same_name = sorted(map(str, Path(path).parent.rglob(Path(path).name)))
         hint = f"; did you mean {' or '.join(same_name)}?" if same_name else ""

@@ -34,6 +34,16 @@ def test_a_config_in_a_folder_below_is_pointed_at():
         cli.read_config(ROOT / "configs" / below.name)
 
 
+def test_a_config_of_an_installed_toolbox():
+    path = "mmseg::fcn/fcn_r50-d8_4xb4-80k_ade20k-512x512.py"
+    assert cli.read_config(path).model.decode_head.type == "FCNHead"
+    assert cli.load_config(parse(path)).work_dir == "work_dirs/fcn_r50-d8_4xb4-80k_ade20k-512x512"
+    with pytest.raises(FileNotFoundError, match=r"mmseg/\.mim/configs/fcn/no\.py does not exist"):
+        cli.read_config("mmseg::fcn/no.py")
+    with pytest.raises(FileNotFoundError, match=r"mmdat::a\.py: mmdat is not installed$"):
+        cli.read_config("mmdat::a.py")
+
+
 def test_options_come_first():
     path = config_path("mask_rcnn_dcls_convnext_t")
     args = parse(path, "--cfg-options", "train_cfg.max_epochs=1", "--data-root", "elsewhere")
