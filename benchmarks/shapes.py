@@ -55,7 +55,7 @@ STYLES = dict(
 )
 TESTS = dict(val="as trained", rotated="rotated", smaller="smaller", larger="larger")
 ITERATIONS = dict(
-    detection=300, segmentation=400, finetuning=150, classification=1000, pretrained=300
+    detection=300, segmentation=400, finetuning=150, classification=400, pretrained=300
 )
 LAYERS = "backbone.layer[234].*.conv[12]"
 KINDS: dict[str, dict[str, Any] | None] = {
