@@ -298,10 +298,17 @@ def operator_of(name: str) -> Operator:
     Raises:
         KeyError: there is no operator of this name.
     """
-    found = {operator.name: operator for operator in CATALOG}
-    if name not in found:
-        raise KeyError(f"{name!r} is not an operator; known are {', '.join(found)}")
-    return found[name]
+    operator = find_operator(name)
+    if operator is None:
+        known = ", ".join(operator.name for operator in CATALOG)
+        raise KeyError(f"{name!r} is not an operator; known are {known}")
+    return operator
+
+
+def find_operator(kind: Any) -> Operator | None:
+    """The operator of a type in a config: its name, its layer's class or that class's name."""
+    known = ((o, (o.name, o.layer, o.layer.__name__)) for o in CATALOG)
+    return next((operator for operator, names in known if kind in names), None)
 
 
 def names(

@@ -14,6 +14,7 @@ from mmengine.registry import MODELS
 from ..datasets import name_unreadable_images
 from ..engine import check_pretrained, enforce_weights_only, newest_checkpoint
 from ..layers.arguments import unknown
+from .class_types import name_classes, toolbox_of
 from .conv_cfgs import check_conv_types
 from .data import set_data_root
 from .distributed import use_gloo
@@ -56,7 +57,13 @@ def read_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
     for key in options or {}:
         _make_room(cfg, key)
     cfg.merge_from_dict(options or {})
+    if cfg.get("default_scope") is None:
+        # Configs in pure Python do without.
+        model = cfg.model.get("target", cfg.model.get("type"))
+        if toolbox := toolbox_of(model, _EXTRAS):
+            cfg.default_scope = toolbox
     _need_toolbox(cfg.get("default_scope"))
+    name_classes(cfg)
     check_conv_types(cfg)
     if "data_preprocessor" in cfg and "model" in cfg:
         # As mmengine's Runner does; mmpretrain's has the number of classes.

@@ -7,7 +7,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from torch import nn
 
-from ..catalog import CATALOG, operator_of
+from ..catalog import CATALOG, find_operator
 from ..layers.arguments import unknown
 from .nested import nested_dicts
 
@@ -44,7 +44,8 @@ def check_conv_cfg_used(cfg: Config, model: nn.Module) -> None:
     target = cfg.model.get("target", cfg.model.get("type"))
     for path, conv in _find(cfg.model):
         kind = conv.get("type")
-        if not path.endswith(".conv_cfg") or kind not in _NAMES:
+        operator = find_operator(kind)
+        if not path.endswith(".conv_cfg") or operator is None:
             continue
         names = path.split(".")[1:-1]
         component = model
@@ -54,12 +55,11 @@ def check_conv_cfg_used(cfg: Config, model: nn.Module) -> None:
             if child is None:
                 break
             component, depth = child, depth + 1
-        layer = operator_of(kind).layer
         # Of the model itself nothing can be said: the part has another name there.
-        if depth and not any(isinstance(m, layer) for m in component.modules()):
+        if depth and not any(isinstance(m, operator.layer) for m in component.modules()):
             raise ValueError(
-                f"{path}: {type(component).__name__} builds no layer of it, so that type {kind!r} "
-                "has no effect there. Remove it, and replace convolutions by a swap: "
+                f"{path}: {type(component).__name__} builds no layer of it, so that type "
+                f"{kind!r} has no effect there. Remove it, and replace convolutions by a swap: "
                 f"model=dict(type='SwapConv', target={target!r}, "
                 f"swaps=[dict(pattern='{'.'.join(names[:depth])}.*', conv=dict(type={kind!r}))])"
             )

@@ -167,6 +167,20 @@ def test_detectors_train_and_test_on_coco(detector, options, tiny_coco, tmp_path
 
 
 @pytest.mark.slow
+def test_a_config_in_pure_python(tiny_coco, tmp_path):
+    config = "tests/tools/pure_python.py"
+    arguments = "--data-root", tiny_coco, "--work-dir", tmp_path
+    run("tools/train.py", config, *arguments, "--amp")
+    run("tools/fold.py", config, tmp_path / "epoch_1.pth", tmp_path / "folded")
+    folded = tmp_path / "folded/pure_python"
+    drawn = "--show-dir", tmp_path / "drawn", "--out", tmp_path / "out.pkl"
+    run("tools/test.py", f"{folded}.py", f"{folded}.pth", *arguments, *drawn)
+    assert len(list((tmp_path / "drawn").glob("*"))) == 2
+    with (tmp_path / "out.pkl").open("rb") as file:
+        assert len(pickle.load(file)) == 2
+
+
+@pytest.mark.slow
 def test_a_segmentor_trains_and_tests_on_ade20k(tiny_ade, tmp_path):
     run(
         *("tools/train.py", "configs/dcls/upernet_dcls_convnext_t.py", "--data-root", tiny_ade),
