@@ -32,7 +32,7 @@ from torch import nn
 from mmlearnconv import cli
 from mmlearnconv.analysis import count_complexity
 from mmlearnconv.analysis.cost import median_times, peak_memory
-from mmlearnconv.catalog import names, operator_of
+from mmlearnconv.catalog import find_operator, names, operator_of
 from mmlearnconv.engine import atomic_write
 from mmlearnconv.layers import LearnableConv
 from mmlearnconv.layers.takeover import takeover_report
@@ -104,11 +104,10 @@ def plain_model(cfg: Config) -> ConfigDict:
         model.type = model.pop("target")
         for name in ("swaps", "fold"):
             model.pop(name, None)
-    for part in model.values():
-        if isinstance(part, dict) and part.get("conv_cfg"):
-            kind = part.conv_cfg.get("type")
-            if kind in names(takes_over=False):
-                part.conv_cfg = None
+    for _, part in cli.nested_dicts(model):
+        conv_cfg = part.get("conv_cfg")
+        if conv_cfg and find_operator(conv_cfg.get("type")):
+            part.conv_cfg = None
     cli.forget_checkpoints(model)
     return model
 

@@ -43,8 +43,14 @@ def test_a_swap_is_exact_and_reaches_what_the_pattern_names(tmp_path, run_tool):
     file = tmp_path / "figures.json"
     where = "backbone.layer[34].*"
     conv = "--conv", "DCLS", "Involution", "ConvOrth", "--where", where, "--json", file
-    said = run_tool("compare", CONFIG, *conv, *SMALL)
+    # What is learnable in the config, by any name, is plain before it is compared.
+    learnable = (
+        *("model.backbone.conv_cfg._delete_=True", "model.backbone.conv_cfg.type=DRConv2d"),
+        "model.roi_head.mask_head.conv_cfg.type=CoC",
+    )
+    said = run_tool("compare", CONFIG, *conv, *SMALL, *learnable)
     found = json.loads(file.read_text())
+    assert found["rows"][0]["reached"] == 0
     assert [row["operator"] for row in found["rows"]] == ["plain", "DCLS"]
     # Two stages with two blocks of two, but no 1x1 shortcut.
     assert found["rows"][1]["reached"] == 8
