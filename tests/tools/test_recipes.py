@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 TWENTY_STEPS = [
     "train_cfg.max_iters=20",
-    "train_cfg.val_interval=100",
+    "train_cfg.val_begin=100",
     "param_scheduler.0.end=4",
     "param_scheduler.1.begin=4",
     "param_scheduler.1.end=1000",
