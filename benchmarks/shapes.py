@@ -73,6 +73,7 @@ KINDS: dict[str, dict[str, Any] | None] = {
 VARIANTS: dict[str, dict[str, Any] | None] = {
     "plain-slow": None,
     "DK-fast": dict(type="DK", offset_lr_mult=1.0),
+    "DKE-drawn": dict(type="DKE"),
     "DCNv2-slow": dict(type="DCNv2"),
     "CondConv-slow": dict(type="CondConv"),
     "DRConv-slow": dict(type="DRConv"),
@@ -89,6 +90,8 @@ LEARNING_RATES: dict[str, dict[str, float]] = {
 AFTER_SWAP = "finetuning", "segmentation"
 # As conv_cfg builds it; a swap has an element per cell, to compute the same as the plain kernel.
 DCLS_FROM_SCRATCH = dict(kernel_count=5, position_init="grid")
+# From drawn positions, as DKE-drawn's, it has hardly begun to learn after so few iterations.
+DKE_CLASSIFIER = dict(position_init="grid")
 # With their names in the table; the first is shown for every test set.
 METRICS = {
     "detection": dict(
@@ -164,6 +167,8 @@ def config(task: str, kind: str, seed: int, out: Path) -> Config:
         conv = dict(options)
         if kind == "DCLS" and task not in AFTER_SWAP:
             conv.update(DCLS_FROM_SCRATCH)
+        if kind == "DKE" and task == "classification":
+            conv.update(DKE_CLASSIFIER)
         rule = dict(pattern=LAYERS, conv=conv, kernel_size=3)
         cfg.model.update(type="SwapConv", target=cfg.model.type, swaps=[rule])
     if rates := LEARNING_RATES.get(kind):
