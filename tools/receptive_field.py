@@ -128,7 +128,7 @@ def names_of(models: list[str]) -> Iterator[str]:
     """A file name for each model."""
     seen: dict[str, int] = {}
     for model in models:
-        name = model.rpartition(":")[2] if ":" in model else Path(model).stem
+        name = Path(model.rpartition(":")[2]).stem
         seen[name] = seen.get(name, 0) + 1
         yield name if seen[name] == 1 else f"{name}_{seen[name]}"
 

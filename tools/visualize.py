@@ -150,7 +150,7 @@ def main() -> None:
             file.write_bytes(picture.png)
     for name, found in frames.items():
         side_by_side(name, found, out)
-    title = args.model.rpartition(":")[2] if ":" in args.model else Path(args.model).stem
+    title = Path(args.model.rpartition(":")[2]).stem
     write_page(out / "index.html", f"What {title} learned", pictures, photographs)
     size = (out / "index.html").stat().st_size / 1e6
     print(f"{len(pictures)} pictures and {len(frames)} animations in {out}; open {out}/index.html")

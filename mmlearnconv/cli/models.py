@@ -27,7 +27,8 @@ def build_model(
     """Build the model of a config, or call a function that returns one; in eval mode.
 
     Args:
-        name: a config file, or ``module:function`` with the module importable from here.
+        name: a config, as in :func:`read_config`, or ``module:function`` with the module importable
+            from here.
         checkpoint: file with its weights. Default: ``None``, as it is built.
         options: values of the config to override.
         trust: load a checkpoint that holds more than tensors.
@@ -44,7 +45,7 @@ def build_model(
     check_pretrained()
     cfg = None
     with _without_initialisation_logs():
-        if ":" in name and not os.path.exists(name):
+        if ":" in name.replace("::", "") and not os.path.exists(name):
             model = _call(name)
         else:
             cfg = read_config(name, options)

@@ -54,6 +54,12 @@ def test_two_models_side_by_side_and_an_interrupted_run_goes_on(tmp_path, run_to
     assert "| nine | 5 " in run_tool("receptive_field", *arguments)
 
 
+def test_a_config_of_an_installed_toolbox(tmp_path, run_tool):
+    config = "mmseg::fastscnn/fast_scnn_8xb4-160k_cityscapes-512x1024.py"
+    said = run_tool("receptive_field", config, "--num-images", 1, "--size", 64, "--out", tmp_path)
+    assert "| fast_scnn_8xb4-160k_cityscapes-512x1024 | " in said
+
+
 @pytest.mark.slow
 def test_a_detector_at_the_centres_of_objects(tmp_path, run_tool, tiny_coco):
     images = tmp_path / "images with spaces"
