@@ -55,12 +55,11 @@ def parse_args() -> argparse.Namespace:
 
 def load(args: argparse.Namespace) -> tuple[nn.Module, Any, Config, dict[str, Any]]:
     """The model, the function that runs it on an image, its config, the checkpoint's meta data."""
-    for path in filter(None, (args.config, args.image)):
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"{path} does not exist")
+    if args.image is not None and not Path(args.image).is_file():
+        raise FileNotFoundError(f"{args.image} does not exist")
+    cfg = cli.read_config(args.config, args.cfg_options)
     engine.enforce_weights_only(args.trust_checkpoint)
     checkpoint = engine.load_checkpoint(args.checkpoint, trust=args.trust_checkpoint)
-    cfg = cli.read_config(args.config, args.cfg_options)
     scope = cfg.get("default_scope")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if scope == "mmdet":
