@@ -10,6 +10,7 @@ from mmengine.registry import Registry
 from ..catalog import find_operator
 from .nested import nested_dicts
 
+_PACKAGE = __name__.split(".")[0]
 _KEYS = "type", "target", "constructor", "base"
 
 
@@ -43,12 +44,19 @@ def _registered_name(kind: Any, scope: str | None) -> str | None:
     roots = (root for root in vars(mmengine.registry).values() if isinstance(root, Registry))
     for root in roots:
         for registry in (root, *root.children.values()):
-            names = [name for name, known in registry.module_dict.items() if known is kind]
+            names = [n for n, known in registry.module_dict.items() if _is(known, kind, n)]
             own = getattr(kind, "__name__", None)
             if own not in names and len(names) != 1:
                 continue
             name = own if own in names else names[0]
             default = root.children.get(scope, root).module_dict
             found = default.get(name, root.module_dict.get(name))
-            return name if found is kind else f"{registry.scope}.{name}"
+            return name if _is(found, kind, name) else f"{registry.scope}.{name}"
     return None
+
+
+def _is(known: Any, kind: Any, name: str) -> bool:
+    """Whether what is registered under a name is this, or ours that has taken its place there."""
+    ours = isinstance(known, type) and known.__module__.startswith(f"{_PACKAGE}.")
+    took = ours and getattr(kind, "__name__", None) == name and kind in known.__mro__
+    return known is kind or took

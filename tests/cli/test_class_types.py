@@ -3,6 +3,8 @@
 import pytest
 
 from mmlearnconv import cli
+from mmlearnconv.datasets import name_unreadable_images
+from mmlearnconv.engine import check_pretrained
 
 IMPORTS = """
 from mmcv.transforms import LoadImageFromFile
@@ -64,8 +66,12 @@ def in_text(config):
 
 
 def test_classes_read_as_their_names_do(tmp_path):
-    pure = read(tmp_path, CONFIG, IMPORTS)
-    assert pure.to_dict() == read(tmp_path, in_text(CONFIG), "default_scope = 'mmdet'").to_dict()
+    text = read(tmp_path, in_text(CONFIG), "default_scope = 'mmdet'").to_dict()
+    assert read(tmp_path, CONFIG, IMPORTS).to_dict() == text
+    # As load_config() does: other classes take the places of some.
+    name_unreadable_images("mmdet")
+    check_pretrained()
+    assert read(tmp_path, CONFIG, IMPORTS).to_dict() == text
 
 
 def test_the_model_s_class_tells_the_toolbox(tmp_path):
