@@ -32,11 +32,11 @@ from torch import nn
 from mmlearnconv import cli
 from mmlearnconv.analysis import count_complexity
 from mmlearnconv.analysis.cost import median_times, peak_memory
-from mmlearnconv.catalog import find_operator, names, operator_of
+from mmlearnconv.catalog import names, operator_of
 from mmlearnconv.engine import atomic_write
 from mmlearnconv.layers import LearnableConv
 from mmlearnconv.layers.takeover import takeover_report
-from mmlearnconv.surgery import swap_convs
+from mmlearnconv.surgery import swap_convs, without_learnable
 
 PLAIN = "plain"
 # Relative error of a kernel in float32 that counts as none.
@@ -99,15 +99,7 @@ def arguments() -> argparse.ArgumentParser:
 
 def plain_model(cfg: Config) -> ConfigDict:
     """The config's model without learnable convolutions and without checkpoints to fetch."""
-    model = copy.deepcopy(cfg.model)
-    if model.type in ("SwapConv", "mmlearnconv.SwapConv"):
-        model.type = model.pop("target")
-        for name in ("swaps", "fold"):
-            model.pop(name, None)
-    for _, part in cli.nested_dicts(model):
-        conv_cfg = part.get("conv_cfg")
-        if conv_cfg and find_operator(conv_cfg.get("type")):
-            part.conv_cfg = None
+    model = without_learnable(copy.deepcopy(cfg.model))
     cli.forget_checkpoints(model)
     return model
 

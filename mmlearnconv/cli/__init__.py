@@ -15,7 +15,6 @@ from .errors import one_sentence
 from .images import Box, find_boxes, find_images
 from .inputs import random_inputs
 from .models import build_model, forget_checkpoints
-from .nested import nested_dicts
 from .run import run
 
 __all__ = [
@@ -30,7 +29,6 @@ __all__ = [
     "find_images",
     "forget_checkpoints",
     "load_config",
-    "nested_dicts",
     "one_sentence",
     "random_inputs",
     "read_config",

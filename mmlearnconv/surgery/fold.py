@@ -75,7 +75,7 @@ def folded_config(cfg: Config, folded: nn.Module, taps: str | None = None) -> tu
         sizes differ, ``SwapConv`` with ``fold`` set gives every convolution its folded size.
     """
     plain = copy.deepcopy(cfg)
-    plain.model = _without_learnable(plain.model)
+    plain.model = without_learnable(plain.model)
     wrapper = plain.get("optim_wrapper") or {}
     if _is_ours(wrapper.get("constructor")):
         paramwise = wrapper.get("paramwise_cfg") or {}
@@ -123,10 +123,17 @@ def _types(value: Any) -> Iterator[Any]:
             yield from _types(item)
 
 
-def _without_learnable(value: Any) -> Any:
-    """A model's config with its learnable convolutions plain."""
+def without_learnable(value: Any) -> Any:
+    """A model's config with its learnable convolutions plain.
+
+    Args:
+        value: the config, or a part of it; its dicts are changed in place.
+
+    Returns:
+        Any: it; a new list where it was one.
+    """
     if isinstance(value, (list, tuple)):
-        return type(value)(_without_learnable(item) for item in value)
+        return type(value)(without_learnable(item) for item in value)
     if not isinstance(value, dict):
         return value
     for key in list(value):
@@ -134,7 +141,7 @@ def _without_learnable(value: Any) -> Any:
         if key.endswith("conv_cfg") and isinstance(cfg, dict) and _is_ours(cfg.get("type")):
             value[key] = None
         else:
-            value[key] = _without_learnable(cfg)
+            value[key] = without_learnable(cfg)
     kind = value.get("type")
     name = kind if isinstance(kind, str) else getattr(kind, "__name__", None)
     if _is_ours(kind) and name == "SwapConv":
@@ -146,4 +153,7 @@ def _without_learnable(value: Any) -> Any:
         for part in ("output", "lateral"):
             value.pop(f"{part}_conv_cfg", None)
             value.pop(f"{part}_levels", None)
+    elif _is_ours(kind):
+        # ShuffleNetV2's, of guides that only DRConv has.
+        value.pop("share_guide", None)
     return value

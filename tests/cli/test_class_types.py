@@ -53,16 +53,17 @@ def read(folder, text, *imports):
     return cli.read_config(path)
 
 
+OTHERWISE_NAMED = dict(
+    CoCConv2d="CoC", DeformableKernelConv2d="DK", DRConv2d="DRConv", PretrainedInit="Pretrained"
+)
+
+
 def in_text(config):
     """The same with names in the place of classes."""
-    names = [line.partition(" import ")[2] for line in IMPORTS.splitlines()]
-    for name in ", ".join(filter(None, names)).split(", "):
-        config = config.replace(f"={name}", f"={name!r}")
-    for layer, name in dict(
-        CoCConv2d="CoC", DeformableKernelConv2d="DK", DRConv2d="DRConv"
-    ).items():
-        config = config.replace(layer, name)
-    return config.replace("PretrainedInit", "Pretrained")
+    imported = [line.partition(" import ")[2] for line in IMPORTS.splitlines()]
+    for name in ", ".join(filter(None, imported)).split(", "):
+        config = config.replace(f"={name}", f"={OTHERWISE_NAMED.get(name, name)!r}")
+    return config
 
 
 def test_classes_read_as_their_names_do(tmp_path):

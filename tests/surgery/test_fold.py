@@ -10,7 +10,7 @@ from torch import nn
 from mmlearnconv.catalog import names, operator_of
 from mmlearnconv.layers import DCLSConv2d, DepthwiseTapsConv2d, LearnableConv
 from mmlearnconv.models import ConvNeXt
-from mmlearnconv.surgery import fold_convs, folded_config, swap_convs
+from mmlearnconv.surgery import fold_convs, folded_config, swap_convs, without_learnable
 
 SMALL = dict(depths=(1, 1, 1, 1), channels=(8, 16, 24, 32))
 STATIC = names(static=True, takes_over=False)
@@ -219,3 +219,24 @@ def test_depthwise_layers_fold_into_lists_of_taps(taps):
 def test_an_unknown_kind_of_taps_is_named():
     with pytest.raises(ValueError, match="taps: 'near'; allowed are"):
         fold_convs(net(dict(type="DCLS")), "near")
+
+
+def test_a_model_s_config_without_what_is_learnable():
+    """At any depth, and with the options that need it."""
+    drconv = dict(type="DRConv", regions=4)
+    learnable = dict(
+        type="SwapConv",
+        target="MaskRCNN",
+        swaps=[dict(pattern="*", conv=dict(type="DCLS"))],
+        backbone=dict(type="ShuffleNetV2", pointwise_conv_cfg=drconv, share_guide=True),
+        neck=dict(type="LearnableFPN", output_conv_cfg=drconv, output_levels=[0]),
+        roi_head=dict(mask_head=dict(conv_cfg=dict(type="CoCConv2d"))),
+        rpn_head=dict(conv_cfg=dict(type="ConvWS")),
+    )
+    assert without_learnable(learnable) == dict(
+        type="MaskRCNN",
+        backbone=dict(type="ShuffleNetV2", pointwise_conv_cfg=None),
+        neck=dict(type="FPN"),
+        roi_head=dict(mask_head=dict(conv_cfg=None)),
+        rpn_head=dict(conv_cfg=dict(type="ConvWS")),
+    )
