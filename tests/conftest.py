@@ -1,3 +1,5 @@
+import functools
+import importlib.util
 import os
 import sys
 from collections.abc import Iterable
@@ -14,6 +16,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 # Real images lie beside the checkout, or where the variable says.
 DATA = Path(os.environ.get("MMLEARNCONV_TEST_DATA", ROOT.parent / "shared" / "data"))
+LONG = pytest.mark.long
 
 
 def pytest_collection_modifyitems(items):
@@ -24,6 +27,19 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _metafiles_once():
+    """mmengine reads all metafiles of a toolbox, a third of a second, for each base of a config."""
+    if importlib.util.find_spec("mmengine") is None:
+        yield
+        return
+    from mmengine.config import utils
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(utils, "load", functools.cache(utils.load))
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -47,8 +63,11 @@ def config_path(name: str) -> Path:
 
 
 def mostly_long(values: Iterable[Any], *quick: Any) -> list[Any]:
-    """Parameters of a test of which CI runs a few only."""
-    return [v if v in quick else pytest.param(v, marks=pytest.mark.long) for v in values]
+    """Parameters of a test, or tuples of them, of which CI runs a few only."""
+    return [
+        pytest.param(*(v if isinstance(v, tuple) else [v]), marks=[] if v in quick else LONG)
+        for v in values
+    ]
 
 
 def _data(name: str) -> Path:

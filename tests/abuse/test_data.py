@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from mmlearnconv.datasets.shapes import KINDS
-from tests.conftest import ROOT
+from tests.conftest import ROOT, mostly_long
 
 pytestmark = pytest.mark.slow
 
@@ -95,7 +95,10 @@ CASES = {
 
 @pytest.mark.parametrize(
     ("case", "workers"),
-    [(case, 0) for case in CASES] + [(case, 1) for case in CASES if case.startswith("image")],
+    [(case, 0) for case in CASES]
+    + mostly_long(
+        [(case, 1) for case in CASES if case.startswith("image")], ("image cut in its middle", 1)
+    ),
 )
 def test_data_that_cannot_be_trained_on(case, workers, config, shapes, stops, tmp_path):
     root = tmp_path / "data set é"

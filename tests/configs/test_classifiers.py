@@ -1,21 +1,30 @@
 """Every classification config: built, a training step, a prediction; its data and its schedule."""
 
+from fnmatch import fnmatch
+
 import pytest
 
 from tests import libraries
 from tests.configs.test_configs import CLASSIFIERS
-from tests.conftest import ROOT
+from tests.conftest import ROOT, mostly_long
 from tests.processes import call
 
+# Larger networks, or other classes, than those of other configs.
+ALIKE = "resnet101_*", "resnet50dw_*_1x1_*", "convnext_[sb]_*", "*_cifar100"
 FOLDERS = sorted({p.parent.name for p in (ROOT / "configs").glob("*/*_in1k.py")})
 
 
-def classifiers(folder):
-    folder = ROOT / "configs" / folder
-    return sorted(path for pattern in CLASSIFIERS for path in folder.glob(pattern))
+def classifiers(folder, alike):
+    paths = [p for pattern in CLASSIFIERS for p in (ROOT / "configs" / folder).glob(pattern)]
+    return sorted(p for p in paths if any(fnmatch(p.stem, name) for name in ALIKE) == alike)
 
 
-def train_and_predict(folder):
+PARTS = [
+    (folder, alike) for folder in FOLDERS for alike in (False, True) if classifiers(folder, alike)
+]
+
+
+def train_and_predict(folder, alike):
     """To be run in a process that may import what it likes."""
     libraries.find()
     import torch
@@ -29,7 +38,7 @@ def train_and_predict(folder):
     MMLogger.get_instance("classifiers", log_level="ERROR")
     init_default_scope("mmpretrain")
     torch.set_num_threads(1)
-    for path in classifiers(folder):
+    for path in classifiers(folder, alike):
         print(path.stem, flush=True)
         torch.manual_seed(0)
         cfg = cli.read_config(str(path))
@@ -75,8 +84,7 @@ def train_and_predict(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("folder", FOLDERS)
-def test_every_classifier_trains_and_predicts(folder):
+@pytest.mark.parametrize(("folder", "alike"), mostly_long(PARTS, *((f, False) for f in FOLDERS)))
+def test_every_classifier_trains_and_predicts(folder, alike):
     libraries.need()
-    assert classifiers(folder)
-    call(train_and_predict, folder)
+    call(train_and_predict, folder, alike)

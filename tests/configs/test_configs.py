@@ -1,5 +1,7 @@
 """Every config of a detector or segmentor: built, a training step, a prediction, on real images."""
 
+from fnmatch import fnmatch
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -8,7 +10,7 @@ from mmengine.logging import MessageHub
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 
-from tests.conftest import ROOT, config_path
+from tests.conftest import ROOT, config_path, mostly_long
 
 CLASSIFIERS = "*_in1k.py", "*_cifar10.py", "*_cifar100.py"
 CONFIGS = sorted(
@@ -16,8 +18,9 @@ CONFIGS = sorted(
     for path in (ROOT / "configs").rglob("*.py")
     if path.parent.name != "_base_" and not any(map(path.match, CLASSIFIERS))
 )
-# ConvNeXt-T's configs with larger networks.
-LARGER = {name for name in CONFIGS if name.endswith(("convnext_s", "convnext_b"))}
+# ConvNeXt-T's with larger networks; HRNet's variants, which ResNet-50 has, too.
+ALIKE = "*_convnext_[sb]", "*_conv*_hrnet_*", "fcn_coc_orth_hrnet_*"
+QUICK = [name for name in CONFIGS if not any(fnmatch(name, pattern) for pattern in ALIKE)]
 SCALE = (160, 128)
 
 
@@ -77,10 +80,7 @@ def classes_of(model):
     return (head[0] if isinstance(head, torch.nn.ModuleList) else head).num_classes
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[pytest.mark.long] if name in LARGER else []) for name in CONFIGS],
-)
+@pytest.mark.parametrize("name", mostly_long(CONFIGS, *QUICK))
 def test_builds_trains_and_predicts(name, request):
     cfg = Config.fromfile(config_path(name))
     scope = cfg.get("default_scope")

@@ -36,7 +36,7 @@ def assert_compiled_is_eager(conv, backend):
 
 
 @LAYER
-@pytest.mark.parametrize("groups", [1, 8])
+@pytest.mark.parametrize("groups", mostly_long([1, 8], 8))
 def test_compiles_without_a_break_at_every_size(name, layer, options, groups):
     """Detectors run on images of many sizes."""
     # Involution's graph grows with the window: a minute for 7x7.
@@ -53,7 +53,7 @@ any_size = pytest.mark.skipif(
 
 
 @any_size
-@pytest.mark.parametrize("key", mostly_long(LAYERS, "DRConv"))
+@pytest.mark.parametrize("key", mostly_long(LAYERS, "DCLS"))
 def test_compiles_with_inductor(key):
     """Half a minute each."""
     _, layer, options = LAYERS[key]

@@ -11,6 +11,7 @@ from torch import nn
 
 from mmlearnconv.catalog import names, operator_of
 from mmlearnconv.layers import LearnableConv
+from tests.conftest import LONG
 
 pytestmark = pytest.mark.slow
 
@@ -84,7 +85,12 @@ def outputs(scope, model):
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in NETWORKS],
+    params=[
+        pytest.param(
+            name, marks=[pytest.mark.xdist_group(name), *([LONG] if name == "retinanet" else [])]
+        )
+        for name in NETWORKS
+    ],
 )
 def plain(request):
     torch.manual_seed(0)
