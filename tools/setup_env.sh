@@ -62,7 +62,8 @@ pins() {
 }
 pinned() { pins | grep -E "^($1)=="; }
 
-# mmcv with its compiled operations: a wheel of the index if one fits, else built once and kept.
+# mmcv with its compiled operations: a wheel of the index if one fits, else built once and kept,
+# without debug information, which would double the time.
 install_mmcv() {
     local spec wheels file
     spec="$(pinned "$MMCV")"
@@ -79,7 +80,7 @@ print(f"torch{torch.__version__}-cp{sys.version_info[0]}{sys.version_info[1]}-{s
             }
             step "building $MMCV with its operations, once for all clones (6 minutes on 2 cores)" \
                 "It needs a C++ compiler; with a GPU also the CUDA toolkit of PyTorch's version, or CUDA_VISIBLE_DEVICES= for a CPU build." \
-                env MMCV_WITH_OPS=1 MAX_JOBS="$(nproc)" "$PYTHON" -m pip wheel -q --no-cache-dir \
+                env MMCV_WITH_OPS=1 MAX_JOBS="$(nproc)" CFLAGS="${CFLAGS:-} -g0" "$PYTHON" -m pip wheel -q --no-cache-dir \
                 --no-deps --no-build-isolation -w "$wheels" "$spec"
         fi
     fi
