@@ -299,8 +299,7 @@ def percent(found: dict[str, Any], split: str, name: str) -> float:
 def show(task: str, kinds: list[str], seeds: list[int], out: Path) -> None:
     """The table: mean and standard deviation over the seeds.
 
-    Where all kinds start from one model per seed, it ends with the differences to plain of the same
-    seed.
+    Where models start from another task's, it ends with the differences to plain of the same seed.
     """
     names = METRICS[task]
     first = next(iter(names))
@@ -319,7 +318,7 @@ def show(task: str, kinds: list[str], seeds: list[int], out: Path) -> None:
         for split, name in columns
         if any(f[split][name] >= 0 for found in runs.values() for f in found.values())
     ]
-    plain = runs.get("plain", {}) if task in AFTER_SWAP else {}
+    plain = runs.get("plain", {}) if task in (*AFTER_SWAP, "pretrained") else {}
     head = ["model", "seeds", "parameters (M)", "multiply-adds (G)", "step (s)", "last loss"]
     head += [f"{TESTS[split]}: {names[name]}" for split, name in columns]
     head += [f"{TESTS['val']}: {names[first]} over plain"] if plain else []

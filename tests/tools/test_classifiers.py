@@ -145,10 +145,13 @@ def test_a_classifier_resumes(data, tmp_path):
 @pytest.mark.parametrize("name", OPERATORS)
 def test_every_operator_learns_to_classify(name, tmp_path):
     options = [o for o in ONE_PROCESS if not o.startswith("test")]
+    if name == "DKE":
+        # From drawn positions it hardly begins to learn in so few iterations.
+        options.append("model.backbone.conv_cfg.position_init=grid")
     run(
         *("tools/train.py", CLASSIFIER, "--work-dir", tmp_path, "--cfg-options", *options),
-        *(*operator(name), "train_cfg.max_iters=1000", "train_cfg.val_interval=1000"),
-        *("param_scheduler.1.end=1000", "randomness.seed=0"),
+        *(*operator(name), "train_cfg.max_iters=500", "train_cfg.val_interval=500"),
+        *("param_scheduler.1.end=500", "randomness.seed=0"),
     )
     accuracy = scalars(tmp_path)[-1]["accuracy/top1"]
     print(f"{name}: top-1 {accuracy:.1f} %")
