@@ -113,6 +113,8 @@ make_venv() {
         -r "$ROOT/tests/libraries.txt"
     step "building and installing mmlearnconv" "See the compiler's message above." \
         "$PYTHON" -m pip install -q --no-build-isolation --no-deps -e "$ROOT"
+    # It caches grammars; of processes that import it first at once, one may find half a file.
+    "$PYTHON" -c "import yapf"
     touch "$stamp"
 }
 

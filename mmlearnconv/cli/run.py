@@ -4,6 +4,7 @@ import gc
 import logging
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from operator import attrgetter
@@ -43,8 +44,8 @@ def run(cfg: Config, action: str) -> None:
     Raises:
         SystemExit: a checkpoint cannot, or must not, be loaded; another run trains in the folder; a
             step made a parameter of a learnable convolution NaN or infinite; a component ignores
-            its ``conv_cfg``; or ``efficient_conv_bn_eval`` is on for learnable convolutions, which
-            mmengine cannot trace for it.
+            its ``conv_cfg``; ``efficient_conv_bn_eval`` is on for learnable convolutions, which
+            mmengine cannot trace for it; or the cache of YAPF is damaged.
     """
     training = action == "train"
     try:
@@ -74,7 +75,29 @@ def run(cfg: Config, action: str) -> None:
         torch.distributed.destroy_process_group()
 
 
+def import_yapf() -> None:
+    """Import YAPF, with which mmengine prints configs.
+
+    At its first import it caches grammars, under their final names before they are written whole:
+    of processes that begin together, as on several GPUs, one may find an empty file.
+
+    Raises:
+        SystemExit: such a file was left behind.
+    """
+    for pause in (0.1, 1.0, 0.0):
+        try:
+            import yapf  # noqa: F401
+        except EOFError:
+            time.sleep(pause)
+        else:
+            return
+    from platformdirs import user_cache_dir
+
+    sys.exit(f"error: {user_cache_dir('YAPF', 'Google')}: the cache of YAPF is damaged; delete it")
+
+
 def _build(cfg: Config) -> Runner:
+    import_yapf()
     try:
         runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
     except TypeError as error:

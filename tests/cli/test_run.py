@@ -59,6 +59,39 @@ def test_a_first_start_keeps_load_from(tmp_path):
     assert (cfg.resume, cfg.load_from) == (True, "other.pth")
 
 
+YAPF = """
+import glob, os, sys, time
+import yapf
+from mmlearnconv.cli.run import import_yapf
+(path,) = glob.glob(os.environ["XDG_CACHE_HOME"] + "/YAPF/*/PatternGrammar*.pickle")
+whole = open(path, "rb").read()
+for name in [name for name in sys.modules if name.startswith("yapf")]:
+    del sys.modules[name]
+open(path, "wb").close()
+if sys.argv[1] == "in time":
+    time.sleep = lambda _: open(path, "wb").write(whole)
+import_yapf()
+import yapf
+"""
+
+
+@pytest.mark.parametrize("end", ["in time", "never"])
+def test_yapf_s_cache_that_another_process_writes(end, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", YAPF, end],
+        cwd=ROOT,
+        env=os.environ | dict(PYTHONPATH=str(ROOT), XDG_CACHE_HOME=str(tmp_path)),
+        capture_output=True,
+        text=True,
+    )
+    if end == "in time":
+        assert done.returncode == 0, done.stderr
+    else:
+        assert done.returncode == 1
+        assert f"error: {tmp_path}/YAPF: the cache of YAPF is damaged" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
 HOLD = """
 import sys, time
 from mmlearnconv.cli.run import alone_in
