@@ -75,6 +75,7 @@ import yapf
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["in time", "never"])
 def test_yapf_s_cache_that_another_process_writes(end, tmp_path):
     done = subprocess.run(
