@@ -87,4 +87,5 @@ def train_and_predict(folder, alike):
 @pytest.mark.parametrize(("folder", "alike"), mostly_long(PARTS, *((f, False) for f in FOLDERS)))
 def test_every_classifier_trains_and_predicts(folder, alike):
     libraries.need()
+    assert classifiers(folder, alike)
     call(train_and_predict, folder, alike)
