@@ -29,10 +29,10 @@ def data(tmp_path_factory):
     return shapes, make_shape_classes(root / "classes", shapes)
 
 
-def run(*command, expect=0, with_libraries=True):
+def run(*command, expect=0, **options):
     environment = os.environ | dict(PYTHONPATH=str(ROOT))
-    command = list(map(str, command))
-    status, output = run_file(command, ROOT, environment, with_libraries=with_libraries)
+    options = dict(with_libraries=True) | options
+    status, output = run_file(list(map(str, command)), ROOT, environment, **options)
     assert status == expect, output[-5000:]
     return output
 
@@ -142,7 +142,11 @@ def test_a_classifier_resumes(data, tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize(
+    # Not all on one worker: each takes a quarter of an hour.
+    "name",
+    [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in OPERATORS],
+)
 def test_every_operator_learns_to_classify(name, tmp_path):
     options = [o for o in ONE_PROCESS if not o.startswith("test")]
     if name == "DKE":
@@ -152,6 +156,7 @@ def test_every_operator_learns_to_classify(name, tmp_path):
         *("tools/train.py", CLASSIFIER, "--work-dir", tmp_path, "--cfg-options", *options),
         *(*operator(name), "train_cfg.max_iters=500", "train_cfg.val_interval=500"),
         *("param_scheduler.1.end=500", "randomness.seed=0"),
+        timeout=7200,
     )
     accuracy = scalars(tmp_path)[-1]["accuracy/top1"]
     print(f"{name}: top-1 {accuracy:.1f} %")
