@@ -132,10 +132,18 @@ class DeformableKernelConv2d(LearnableConv2d):
 
     @torch.no_grad()
     def load_conv_weight_(self, weight: Tensor) -> list[tuple[LearnableConv2d, float]]:
-        """Exact: the kernel space of least norm that gives the plain kernel at zero offsets."""
+        """Exact: the kernel space of least norm that gives the plain kernel at zero offsets.
+
+        Along an axis of one tap that space is constant, and no gradient would ever move the tap.
+        What the plain kernel leaves open there is drawn, as a new layer's.
+        """
         rows, columns = (self._unmoved(axis).to(weight.device) for axis in (0, 1))
         inverse_rows, inverse_columns = torch.linalg.pinv(rows), torch.linalg.pinv(columns)
         space = inverse_rows @ weight.double() @ inverse_columns.T
+        if 1 in self.kernel_size:
+            drawn = nn.init.kaiming_uniform_(torch.empty_like(space), a=math.sqrt(5))
+            kept_rows, kept_columns = _kept(rows, inverse_rows), _kept(columns, inverse_columns)
+            space += drawn - kept_rows @ drawn @ kept_columns.T
         read = (rows @ space @ columns.T).to(weight.dtype)
         space = space.to(weight.dtype)
         self.weight.copy_(
@@ -251,3 +259,8 @@ class DeformableKernelConv2d(LearnableConv2d):
         if self.num_experts:
             parts.append(f"num_experts={self.num_experts}")
         return ", ".join(parts)
+
+
+def _kept(read: Tensor, inverse: Tensor) -> Tensor:
+    """Projection of an axis of the space on what one tap reads; with more taps all of it."""
+    return inverse @ read if len(read) == 1 else torch.eye(read.shape[1]).to(read)

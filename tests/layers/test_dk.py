@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from mmcv.cnn import build_conv_layer
 from torch import nn
 
@@ -68,3 +69,16 @@ def test_no_float32_copy_of_the_map_is_kept(dtype):
         layer(x.to(dtype) * 1)
     assert [t for t in saved if t.dtype == dtype and t.shape == x.shape]
     assert not [t for t in saved if t.dtype == torch.float32 and t.shape == x.shape]
+
+
+@pytest.mark.parametrize("kernel", [1, (1, 3), (3, 1)])
+def test_offsets_along_an_axis_of_one_tap_can_learn(kernel):
+    """From a plain kernel: a space that is constant along the axis would never move the tap."""
+    layer = DeformableKernelConv2d(4, 8, kernel)
+    weight = torch.randn(layer.conv_weight_shape)
+    layer.load_conv_weight_(weight)
+    x = torch.randn(2, 4, 6, 7)
+    output = layer(x)
+    torch.testing.assert_close(output, F.conv2d(x, weight, layer.bias), rtol=0, atol=1e-5)
+    (output * torch.randn_like(output)).sum().backward()
+    assert (layer.offset_bias.grad.abs() > 1e-3).all()
