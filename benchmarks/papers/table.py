@@ -19,14 +19,15 @@ from the configs that train them.
 - Classification is counted at 224x224 (faces at 112x96), detectors at 1280x800 with 1000 proposals
   and 100 masks, segmentors at 2048x512; multiply-adds of detectors and segmentors include those of
   norms, ReLUs and pooling, as does the counter with which such figures are published.
-- DK's table 2 repeats the plain rows of its table 1. Plain rows of DCLS's tables 3 and 4 take their
-  parameters and multiply-adds from the ConvNeXt paper, tables 3 and 4; accuracies of both tables,
-  and the costs of S and B with DCLS, are those of the DCLS authors' repository.
+- DK's table 2 repeats the plain rows of its table 1, and DKE's table 4 takes parameters and
+  multiply-adds from its table 1. Plain rows of DCLS's tables 3 and 4 take theirs from the ConvNeXt
+  paper, tables 3 and 4; accuracies of both tables, and the costs of S and B with DCLS, are those of
+  the DCLS authors' repository.
 - Nothing here has been trained to these accuracies: they are the papers' figures and our target.
   Weights of plain backbones load into all of these networks except those with orthonormal kernels
   ([pretrained.md](pretrained.md)).
 - Rows that the DRConv paper marks with a star (fewer multiply-adds) are left out: no network was
-  found that gives their figures.
+  found that gives their figures. So is ResNet-6 of DKE's table 4: that paper does not describe it.
 """
 
 

@@ -1,4 +1,4 @@
-"""ResNet-18 with differentiable kernel evolution, ImageNet (DKE, table 1).
+"""ResNet-18 with differentiable kernel evolution, ImageNet (DKE, tables 1 and 4).
 
 In the last 12 convolutions of 3x3; positions from N(0, 1) and alpha 2, as the paper has them.
 """

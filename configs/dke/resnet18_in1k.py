@@ -1,4 +1,4 @@
-"""ResNet-18, ImageNet (DKE, table 1: the base network).
+"""ResNet-18, ImageNet (DKE, tables 1 and 4: the base network).
 
 The paper gives no recipe; this is mmpretrain's: 100 epochs at 0.1 for a batch of 256.
 """

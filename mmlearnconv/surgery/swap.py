@@ -18,6 +18,7 @@ from ..layers.arguments import unknown
 from ..layers.takeover import takeover_report
 from ..registry import MODELS
 from .fold import fold_convs, replace_modules
+from .window import another_window
 
 # Subclasses of these compute more than a convolution, as weight standardisation.
 _PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d, MMCVConv2d, MMCVConv3d)
@@ -177,7 +178,9 @@ def SwapConv(  # noqa: N802
     Args:
         target: the model's type, which is the ``type`` in the inherited config.
         swaps: one dict of :class:`SwapRule` arguments per rule; plain checkpoints still load. A
-            rule may also put in mmcv's ``dict(type='DCN')``, for comparison. Default: none.
+            rule may also put in mmcv's ``dict(type='DCN')`` for comparison, or a plain convolution
+            of another window, ``dict(type='Conv2d', kernel_size=5)`` or ``dilation=2``, padded so
+            that maps keep their sizes. Default: none.
         fold: whether to fold the model afterwards, into plain convolutions of the folded kernels'
             sizes, for checkpoints of ``tools/fold.py``; or a ``taps`` argument for
             :func:`fold_convs`. Default: ``False``.
@@ -213,19 +216,20 @@ def _swap(model: nn.Module, swaps: Sequence[Any], same_function: bool) -> None:
             plan[conv] = (name, rule, layer)
         if refused:
             _refuse(rule, refused, dict(chosen))
-        if all(type(plan[conv][2]) in _PLAIN for _, conv in chosen):
+        if all(_stays_plain(conv, plan[conv][2]) for _, conv in chosen):
             raise ValueError(
                 f"swaps[{number}]: {rule.operator} leaves kernels of size 1 plain, and {rule} "
                 f"matches no others: {', '.join(name for name, _ in chosen)}"
             )
-    plan = {c: entry for c, entry in plan.items() if type(entry[2]) not in _PLAIN}
+    plan = {c: entry for c, entry in plan.items() if not _stays_plain(c, entry[2])}
     with takeover_report() as report:
         for conv, (name, rule, layer) in plan.items():
             try:
                 if same_function:
                     report.load(layer, conv.weight)
                 elif not isinstance(layer, LearnableConv):
-                    layer.weight.data.copy_(conv.weight)
+                    if layer.weight.shape == conv.weight.shape:
+                        layer.weight.data.copy_(conv.weight)
                 else:
                     layer.init_from_conv_weight_(conv.weight)
             except ValueError as error:
@@ -336,7 +340,13 @@ def _like(conv: nn.Module, cfg: dict[str, Any], others: bool = False) -> nn.Modu
     )
     if conv.padding_mode != "zeros":
         arguments["padding_mode"] = conv.padding_mode
+    window = {key: cfg[key] for key in ("kernel_size", "dilation") if key in cfg}
+    if window:
+        cfg = {key: value for key, value in cfg.items() if key not in window}
+        arguments |= another_window(window, **arguments)
     layer = build_conv_layer(cfg, **arguments)
+    if window and not (others and type(layer) in _PLAIN):
+        raise ValueError(f"{window}: a swap keeps both, but of type='Conv2d' in SwapConv")
     if isinstance(layer, LearnableConv):
         options = layer.exact_takeover_options()
         if not options.keys() <= cfg.keys():
@@ -349,6 +359,12 @@ def _like(conv: nn.Module, cfg: dict[str, Any], others: bool = False) -> nn.Modu
         layer.bias.data.copy_(conv.bias)
         layer.bias.requires_grad_(conv.bias.requires_grad)
     return layer
+
+
+def _stays_plain(conv: nn.Module, layer: nn.Module) -> bool:
+    """Whether the layer is a plain convolution of the same window."""
+    window = conv.kernel_size, conv.dilation
+    return type(layer) in _PLAIN and window == (layer.kernel_size, layer.dilation)
 
 
 def _share(layer: nn.Module, first: dict[Any, DCLSConv]) -> None:
