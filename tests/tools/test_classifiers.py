@@ -1,6 +1,7 @@
 """Classifiers of mmpretrain on the command line, and from a classifier to a detector."""
 
 import json
+import math
 import os
 import re
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from mmlearnconv.catalog import names
-from mmlearnconv.datasets import make_shape_classes, make_shapes
+from mmlearnconv.datasets import Style, make_shape_classes, make_shapes
 from tests import libraries
 from tests.conftest import ROOT, mostly_long
 from tests.processes import run_file
@@ -141,24 +142,42 @@ def test_a_classifier_resumes(data, tmp_path):
         assert torch.equal(value, cut[key]), key
 
 
+@pytest.fixture(scope="module")
+def upright(tmp_path_factory):
+    """Single objects as benchmarks/shapes.py trains on: 400 iterations are enough for them."""
+    libraries.need()
+    root = tmp_path_factory.mktemp("upright")
+    style = Style((14, 30), (-math.radians(20), math.radians(20)))
+    counts = dict(train=1200, val=200)
+    shapes = make_shapes(root / "shapes", counts, dict.fromkeys(counts, style))
+    return make_shape_classes(root / "classes", shapes)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(
-    # Not all on one worker: each takes a quarter of an hour.
+    # Not all on one worker: they take 5 to 25 minutes each.
     "name",
     [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in OPERATORS],
 )
-def test_every_operator_learns_to_classify(name, tmp_path):
-    options = [o for o in ONE_PROCESS if not o.startswith("test")]
+def test_every_operator_learns_to_classify(name, upright, tmp_path):
+    conv = dict(type=name)
     if name == "DKE":
         # From drawn positions it hardly begins to learn in so few iterations.
-        options.append("model.backbone.conv_cfg.position_init=grid")
+        conv["position_init"] = "grid"
+    rule = dict(pattern="backbone.layer[234].*.conv[12]", conv=conv, kernel_size=3)
+    config = tmp_path / "swapped.py"
+    config.write_text(
+        f"_base_ = {str(ROOT / CLASSIFIER)!r}\n"
+        f"model = dict(type='SwapConv', target='ImageClassifier', swaps=[{rule}])\n"
+    )
+    options = [o for o in ONE_PROCESS if not o.startswith("test")]
     run(
-        *("tools/train.py", CLASSIFIER, "--work-dir", tmp_path, "--cfg-options", *options),
-        *(*operator(name), "train_cfg.max_iters=500", "train_cfg.val_interval=500"),
+        *("tools/train.py", config, "--data-root", upright, "--work-dir", tmp_path / "work"),
+        *("--cfg-options", *options, "train_cfg.max_iters=500", "train_cfg.val_interval=500"),
         *("param_scheduler.1.end=500", "randomness.seed=0"),
         timeout=7200,
     )
-    accuracy = scalars(tmp_path)[-1]["accuracy/top1"]
+    accuracy = scalars(tmp_path / "work")[-1]["accuracy/top1"]
     print(f"{name}: top-1 {accuracy:.1f} %")
     assert accuracy >= 90
 
