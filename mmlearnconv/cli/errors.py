@@ -28,7 +28,8 @@ def one_sentence(main: Callable[[], None]) -> Callable[[], None]:
                 raise
             sys.exit(f"error: {error}")
         except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
+            # On a line of its own, after ^C or a progress bar.
+            print("\ninterrupted", file=sys.stderr)
             sys.exit(INTERRUPTED)
 
     return run

@@ -4,6 +4,7 @@ import os
 import random
 import re
 import resource
+import runpy
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import torch
 from PIL import Image
 
 from tests.conftest import ROOT, mostly_long
-from tests.processes import run_file
+from tests.processes import call, run_file
 
 pytestmark = pytest.mark.slow
 
@@ -167,6 +168,30 @@ def test_ctrl_c_while_training(config, tmp_path):
     )
     assert status == 0, said[-3000:]
     assert len(kept) == 1 or f"{newest} is damaged: trying an older one" in said
+
+
+def interrupted_at_the_end(command):
+    """Run a tool with a Ctrl-C when its first file is written, but for its name."""
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    os.replace = interrupt
+    sys.argv = command
+    sys.path.insert(0, str(ROOT))
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(command[0], run_name="__main__")
+    assert stopped.value.code == 130
+
+
+@pytest.mark.parametrize("tool", ["fold", "convert", "visualize", "receptive_field", "demo"])
+def test_ctrl_c_while_writing(tool, config, source, image, tmp_path):
+    out = tmp_path / "out"
+    name, *arguments = TOOLS[tool](config, source, image, out)
+    said = call(interrupted_at_the_end, [str(ROOT / f"tools/{name}.py"), *map(str, arguments)])
+    assert "interrupted" in said.splitlines()
+    assert "Traceback" not in said
+    assert not [path for path in out.rglob("*") if path.is_file()]
 
 
 def test_a_second_run_in_the_folder_is_refused(config, stops, tmp_path):
