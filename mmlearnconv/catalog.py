@@ -20,6 +20,7 @@ from .layers.dk import DeformableKernelConv2d
 from .layers.dke import DKEConv2d
 from .layers.drconv import DRConv2d
 from .layers.involution import Involution2d
+from .layers.options import refuse_unknown
 from .registry import CONV_LAYERS
 
 
@@ -120,8 +121,8 @@ def _builder(operator: Operator) -> Callable[..., nn.Module]:
     layer = operator.layer
     if not operator.fixed and not operator.pointwise_is_plain:
         return layer
-    parameters = inspect.signature(layer).parameters.values()
-    own = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+    parameters = inspect.signature(layer).parameters
+    own = {p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY}
 
     def build(
         in_channels: int,
@@ -132,6 +133,7 @@ def _builder(operator: Operator) -> Callable[..., nn.Module]:
     ) -> nn.Module:
         size = int_tuple("kernel_size", kernel_size, layer.spatial_dims, 1)
         if operator.pointwise_is_plain and max(size) == 1:
+            refuse_unknown(layer.__name__, kwargs, parameters)
             kwargs = {k: v for k, v in kwargs.items() if k not in own}
             plain = CONVOLUTIONS[layer.spatial_dims]
             return plain(in_channels, out_channels, kernel_size, *args, **kwargs)

@@ -51,6 +51,7 @@ def _refused_arguments(error: BaseException | None) -> bool:
         frames = traceback.extract_tb(error.__traceback__)
         ours = [f for f in frames if Path(f.filename).is_relative_to(_PACKAGE)]
         if frames and ours and ours[-1] is frames[-1]:
-            return any(f.name in ("__init__", "checked", "_swap", "SwapConv") for f in ours)
+            builders = "__init__", "refuse_unknown", "_swap", "SwapConv"
+            return any(f.name in builders for f in ours)
         error = error.__cause__ or error.__context__
     return False

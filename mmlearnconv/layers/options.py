@@ -1,7 +1,7 @@
 """Options of layers, checked by name."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any
 
@@ -29,9 +29,19 @@ def _checked(init: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(init)
     def checked(self: Any, *args: Any, **options: Any) -> None:
-        for name in options:
-            if name not in names:
-                raise TypeError(f"{type(self).__name__}: option {unknown(name, names)}")
+        refuse_unknown(type(self).__name__, options, names)
         init(self, *args, **options)
 
     return checked
+
+
+def refuse_unknown(layer: str, options: Iterable[str], known: Iterable[str]) -> None:
+    """Name the first option that a layer does not have, and the nearest that it has.
+
+    Raises:
+        TypeError: an option is unknown.
+    """
+    known = list(known)
+    for name in options:
+        if name not in known:
+            raise TypeError(f"{layer}: option {unknown(name, known)}")

@@ -27,6 +27,18 @@ def test_a_misspelt_option_of_a_layer(operator):
             operator.layer(4, 4, 3, **{wrong: 1})
 
 
+@pytest.mark.parametrize("operator", CATALOG, ids=lambda operator: operator.name)
+def test_a_misspelt_option_of_a_type_with_a_1x1_kernel(operator):
+    # Where the type builds PyTorch's convolution, too.
+    name = next(
+        p.name
+        for p in inspect.signature(operator.layer).parameters.values()
+        if p.kind is p.KEYWORD_ONLY and p.name not in operator.fixed
+    )
+    with pytest.raises(TypeError, match=rf"'{name}x' is unknown; did you mean '{name}'\?"):
+        operator.build(4, 4, 1, **{name + "x": 1})
+
+
 def test_subclasses_with_options_of_their_own_are_left_to_themselves():
     class Own(CheckedOptions):
         def __init__(self, **options):
@@ -82,6 +94,11 @@ def test_a_mistake_in_a_config(tool, text, message, config, stops, tmp_path):
     [
         (
             "model = dict(backbone=dict(conv_cfg=dict(kernel_cout=3)))",
+            r"option 'kernel_cout' is unknown; did you mean 'kernel_count'\?",
+        ),
+        (
+            # Its first convolutions are 1x1.
+            "model = dict(neck=dict(conv_cfg=dict(type='DCLS', kernel_cout=3)))",
             r"option 'kernel_cout' is unknown; did you mean 'kernel_count'\?",
         ),
         (
