@@ -32,6 +32,7 @@ def main() -> None:
         cfg = cli.read_config(args.config, args.cfg_options)
         scope = cfg.get("default_scope", "mmdet")
         init_default_scope(scope)
+        cli.forget_checkpoints(cfg.model)
         size = tuple(args.shape or PUBLISHED_SIZES.get(scope, PUBLISHED_SIZES["mmdet"]))
         counts = count_complexity(MODELS.build(cfg.model), size)
     except ValueError as error:

@@ -86,16 +86,17 @@ def count_complexity(model: nn.Module, size: Sequence[int]) -> Complexity:
     tensors = chain(model.parameters(), model.buffers())
     twin = copy.deepcopy(model, {id(tensor): tensor.to("meta") for tensor in tensors})
     try:
-        return _count(twin.eval(), size, parameters)
+        return _count(twin, size, parameters)
     except (NotImplementedError, RuntimeError):
         pass
     try:
-        return _count(copy.deepcopy(model).cpu().eval(), size, parameters)
+        return _count(copy.deepcopy(model).cpu(), size, parameters)
     except Exception as error:
         raise ValueError(f"{type(model).__name__} cannot be counted at {size}: {error}") from error
 
 
 def _count(model: nn.Module, size: Sequence[int], parameters: int) -> Complexity:
+    model.eval()  # Which returns nothing in mmdet's detectors with a teacher.
     layers: dict[str, dict[str, int]] = {}
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), _stand_ins(model, layers), _elementwise(model) as elementwise, counter:

@@ -55,13 +55,15 @@ def build_model(
                 model.init_weights()
     if checkpoint is not None:
         load_whole(model, load_checkpoint(checkpoint, trust=trust), checkpoint)
-    return model.eval(), cfg
+    model.eval()  # Which returns nothing in mmdet's detectors with a teacher.
+    return model, cfg
 
 
 def forget_checkpoints(value: Any) -> None:
     """Let a config's model, or a part of it, start from random weights, so that none is fetched."""
     for _, part in nested_dicts(value):
-        part.pop("pretrained", None)
+        for key in ("pretrained", "teacher_ckpt"):
+            part.pop(key, None)
         init = part.get("init_cfg")
         if isinstance(init, dict) and init.get("type") == "Pretrained":
             part["init_cfg"] = None

@@ -1,13 +1,15 @@
 """Files that are no checkpoint, wherever one is read: one sentence, and nothing is written."""
 
 import io
+import os
 import re
 
 import pytest
 import torch
 
-from tests.conftest import mostly_long
+from tests.conftest import ROOT, mostly_long
 from tests.engine.test_checkpoint import Payload
+from tests.processes import run_file
 
 pytestmark = pytest.mark.slow
 
@@ -118,4 +120,35 @@ def test_the_average_of_weights_that_carries_code(config, stops, tmp_path):
     averaged.write_text(f"_base_ = {str(config)!r}\ncustom_hooks = [dict(type='EMAHook')]\n")
     said = stops("train", averaged, "--work-dir", "out", "--resume", path)
     assert "is refused" in said
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("get_flops", "--shape", 64, 64),
+        ("compare", "--size", 64, 64, "--rounds", 1, "--conv", "DRConv"),
+    ],
+    ids=["get_flops", "compare"],
+)
+def test_tools_that_need_no_weights_read_none(arguments, tmp_path):
+    path, mark = tmp_path / "file.pth", tmp_path / "ran"
+    saved(dict(state_dict={}, extra=Payload(mark)), path)
+    config = tmp_path / "distilled.py"
+    # Its model loads the teacher's weights while it is built.
+    config.write_text(
+        "_base_ = 'mmdet::gfl/gfl_r50_fpn_1x_coco.py'\n"
+        "model = dict(type='KnowledgeDistillationSingleStageDetector',\n"
+        "    backbone=dict(depth=18), neck=dict(in_channels=[64, 128, 256, 512]),\n"
+        "    bbox_head=dict(\n"
+        "        type='LDHead', loss_ld=dict(type='KnowledgeDistillationKLDivLoss')),\n"
+        f"    teacher_config=dict(model=_base_.model), teacher_ckpt={str(path)!r})\n"
+    )
+    tool, *options = map(str, arguments)
+    status, said = run_file(
+        [str(ROOT / f"tools/{tool}.py"), str(config), *options],
+        tmp_path,
+        os.environ | dict(PYTHONPATH=str(ROOT)),
+    )
+    assert status == 0, said[-3000:]
     assert not mark.exists()
