@@ -4,6 +4,7 @@ import inspect
 import re
 
 import pytest
+import torch
 
 from mmlearnconv.catalog import CATALOG
 from mmlearnconv.layers.options import CheckedOptions
@@ -140,6 +141,37 @@ def test_a_mistake_that_shows_when_the_model_is_built(text, message, config, sto
     said = stops("train", edited(config, tmp_path, text), "--work-dir", "out")
     assert re.search(message, said), said
     assert not list((tmp_path / "out").glob("*.pth"))
+
+
+def test_a_component_that_ignores_conv_cfg_is_named_before_a_test(config, weights, stops, tmp_path):
+    text = "model = dict(roi_head=dict(bbox_head=dict(conv_cfg=dict(type='DK'))))"
+    said = stops("test", edited(config, tmp_path, text), weights, "--work-dir", "out")
+    assert "model.roi_head.bbox_head.conv_cfg: Shared2FCBBoxHead builds no layer of it" in said
+
+
+@pytest.mark.parametrize(
+    ("conv", "layer"),
+    [
+        ("dict(type='DCLS', kernel_count=3, interpolation='gauss')", "DCLSConv2d"),
+        ("dict(_delete_=True, type='DK', mode='local')", "DeformableKernelConv2d"),
+        ("dict(_delete_=True, type='DRConv')", "DRConv2d"),
+    ],
+)
+def test_training_that_diverges_stops(conv, layer, config, stops, tmp_path):
+    text = (
+        f"model = dict(backbone=dict(conv_cfg={conv}))\n"
+        # The second step is so large that the third has no finite loss.
+        "param_scheduler = [dict(type='MultiStepLR', by_epoch=False, milestones=[1], gamma=1e30)]\n"
+        "train_cfg = dict(max_iters=4, val_interval=4)"
+    )
+    said = stops("train", edited(config, tmp_path, text), "--work-dir", "out")
+    named = rf"backbone\S+ of {layer} \(\d+ of \d+ values\)"
+    assert re.match(f"error: iteration 3 made NaN or infinite: {named}.*clip_grad", said), said
+    for number in (1, 2):
+        path = tmp_path / "out" / f"iter_{number}.pth"
+        state = torch.load(path, weights_only=False)["state_dict"]
+        assert all(value.isfinite().all() for value in state.values())
+    assert not (tmp_path / "out" / "iter_3.pth").exists()
 
 
 @pytest.mark.parametrize("content", ["", "<html></html>", "model: dict", "\x00\xff"])
