@@ -114,11 +114,15 @@ def train(out: Path, iterations: int, kill_every: float) -> None:
     for folder, used in samples.items():
         print(f"{folder.name}: {describe(used)}")
     results = [result(folder, iterations) for folder in (calm, disturbed)]
-    for name in ("state_dict", "optimizer"):
-        same = equal(*(saved[name] for saved, _ in results))
-        print(f"{name}: {'equal to the last bit' if same else 'DIFFERENT'}")
+    same = {
+        name: equal(*(saved[name] for saved, _ in results)) for name in ("state_dict", "optimizer")
+    }
+    for name, is_same in same.items():
+        print(f"{name}: {'equal to the last bit' if is_same else 'DIFFERENT'}")
     for saved, measured in results:
         print(f"iteration {saved['meta']['iter']}: {measured}")
+    if not all(same.values()) or results[0][1] != results[1][1]:
+        sys.exit("error: the killed run does not end as the undisturbed one")
 
 
 def result(folder: Path, iterations: int) -> tuple[dict[str, Any], dict[str, float]]:
