@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from zipfile import is_zipfile
+from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import numpy as np
 import torch
@@ -76,7 +76,8 @@ def load_checkpoint(path: str | os.PathLike, map_location: Any = "cpu", trust: b
     Args:
         path: the file.
         map_location: as ``torch.load``. Default: the CPU.
-        trust: whether to unpickle whatever the file holds, running its code. Default: ``False``.
+        trust: whether to unpickle whatever the file holds, running its code, and not to compare its
+            checksums. Default: ``False``.
 
     Raises:
         CheckpointError: the file is missing or damaged, or contains more than weights.
@@ -103,6 +104,8 @@ def load_checkpoint(path: str | os.PathLike, map_location: Any = "cpu", trust: b
             f"checkpoint {path} is damaged or not a PyTorch checkpoint ({type(error).__name__}: "
             f"{reason}); copy or download it again"
         ) from error
+    if not trust:
+        _compare_checksums(path)
     if not isinstance(checkpoint, dict):
         raise CheckpointError(
             f"checkpoint {path} holds a {type(checkpoint).__name__}, not a dictionary of weights"
@@ -110,6 +113,22 @@ def load_checkpoint(path: str | os.PathLike, map_location: Any = "cpu", trust: b
     if isinstance(checkpoint.get("model"), dict) and "state_dict" not in checkpoint:
         checkpoint["state_dict"] = checkpoint["model"]
     return checkpoint
+
+
+def _compare_checksums(path: Path) -> None:
+    """Refuse a file whose tensors changed after they were written, which PyTorch does not see."""
+    if not is_zipfile(path):
+        return  # As PyTorch wrote before 1.6, without checksums.
+    try:
+        with ZipFile(path) as file:
+            changed = file.testzip()
+    except BadZipFile as error:
+        changed = str(error)
+    if changed:
+        raise CheckpointError(
+            f"checkpoint {path} is damaged ({changed}: the checksum differs); copy or download it "
+            "again. If it was written without checksums, add --trust-checkpoint"
+        )
 
 
 def _load_safetensors(path: Path, map_location: Any) -> dict[str, torch.Tensor]:

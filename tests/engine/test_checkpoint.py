@@ -92,6 +92,24 @@ def test_a_truncated_file_is_one_sentence(tmp_path):
         assert "\n" not in str(error.value)
 
 
+def test_changed_weights_are_seen(tmp_path):
+    path = tmp_path / "changed.pth"
+    torch.save(dict(state_dict=dict(weight=torch.ones(1000))), path)
+    content = bytearray(path.read_bytes())
+    content[content.index(torch.ones(8).numpy().tobytes()) + 1] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"changed.pth is damaged \(.*data/0: the checksum"):
+        load_checkpoint(path)
+    changed = load_checkpoint(path, trust=True)["state_dict"]["weight"]
+    assert sum(changed != 1) == 1
+
+
+def test_files_of_older_formats_load(tmp_path):
+    path = tmp_path / "old.pth"
+    torch.save(dict(state_dict=dict(w=torch.ones(3))), path, _use_new_zipfile_serialization=False)
+    assert torch.equal(load_checkpoint(path)["state_dict"]["w"], torch.ones(3))
+
+
 def test_a_plain_pickle_is_refused(tmp_path):
     path, mark = tmp_path / "plain.pth", tmp_path / "ran"
     path.write_bytes(pickle.dumps(Payload(mark)))
