@@ -30,8 +30,8 @@ class CheckedPretrainedInit(PretrainedInit):
     logs in one sentence what the file set and what it did not.
 
     Raises:
-        CheckpointError: no tensor of the file is the module's, or the module refuses one, as
-            positions that differ between layers that share them.
+        CheckpointError: no tensor of the file is the module's, or fits it, or the module refuses
+            one, as positions that differ between layers that share them.
     """
 
     def __call__(self, module: nn.Module) -> None:
@@ -49,6 +49,11 @@ class CheckedPretrainedInit(PretrainedInit):
                 "this architecture in init_cfg"
             )
         loading = load(module, match.state_dict, self.checkpoint)
+        if all(key in loading.lacking for key in wanted if not key.endswith(_COUNTER)):
+            raise CheckpointError(
+                f"checkpoint {self.checkpoint} does not fit {kind}: "
+                f"{'; '.join(loading.describe())}; name a file of this architecture in init_cfg"
+            )
         count = len(wanted) - len(loading.lacking)
         said = f"{kind}: {count} of {len(wanted)} tensors from "
         said += f"{self.checkpoint}, {match.layout}'s names"

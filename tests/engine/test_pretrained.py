@@ -237,3 +237,11 @@ def test_positions_that_differ_cannot_be_shared(tmp_path):
     torch.save(ConvNeXt(ARCH, cfg, share_positions=False).state_dict(), path)
     with pytest.raises(CheckpointError, match="without shared positions"):
         CheckedPretrainedInit(path)(ConvNeXt(ARCH, cfg))
+
+
+def test_a_file_of_other_shapes_is_refused(tmp_path):
+    file = tmp_path / "wider.pth"
+    torch.save(dict(state_dict=ResNet(18).state_dict()), file)
+    narrow = ResNet(18, base_channels=32)
+    with pytest.raises(CheckpointError, match=r"does not fit ResNet: .*of another shape: conv1"):
+        CheckedPretrainedInit(checkpoint=str(file))(narrow)
