@@ -1,6 +1,6 @@
 """A classifier of single shapes that learns in a minute or two on a CPU: the quickstart's backbone.
 
-Its checkpoint starts the quickstart's detector and upernet_shapes:
+Its checkpoint starts the quickstart's detector and, but for the stem, upernet_shapes:
 --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
 """
 

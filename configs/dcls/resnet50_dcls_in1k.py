@@ -2,7 +2,8 @@
 
 From the paper: windows of 7x7, the training procedure, positions shared by layers of equal shape.
 Ours: five elements and 3x3 convolutions only, which give the parameters that the authors print;
-the text says that all convolutions were replaced, and not how many elements they had.
+the text says that all convolutions were replaced, and not how many elements they had. The repulsive
+loss, of which it reports a slight advantage here, is left out: RepulsiveLossHook adds it.
 """
 
 _base_ = "./resnet50_a3_in1k.py"
