@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint of a detector or a segmentor."""
+"""Evaluate a checkpoint of a detector, a segmentor or a classifier."""
 
 import argparse
 import sys

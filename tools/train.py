@@ -1,4 +1,4 @@
-"""Train a detector or a segmentor from its config."""
+"""Train a detector, a segmentor or a classifier from its config."""
 
 import argparse
 import sys
