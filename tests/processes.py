@@ -76,6 +76,11 @@ def _run(command: list[str], cwd: str, environment: dict[str, str], with_librari
     os.environ.update(environment)
     if with_libraries:
         libraries.find()
+    run_as_main(command)
+
+
+def run_as_main(command: list[str]) -> None:
+    """What ``python FILE ARGUMENT ...`` does, in this process."""
     sys.argv = command
     sys.path.insert(0, str(Path(command[0]).parent))
     runpy.run_path(command[0], run_name="__main__")

@@ -18,7 +18,7 @@ from ..layers.arguments import unknown
 from ..layers.takeover import takeover_report
 from ..registry import MODELS
 from .fold import fold_convs, replace_modules
-from .window import another_window
+from .window import another_window, extents
 
 # Subclasses of these compute more than a convolution, as weight standardisation.
 _PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d, MMCVConv2d, MMCVConv3d)
@@ -311,10 +311,7 @@ def _padding_of(conv: nn.Module) -> Any:
     """A convolution's padding; mmcv's adaptive one is fixed where the stride is 1."""
     if type(conv) is not Conv2dAdaptivePadding:
         return conv.padding
-    reach = [
-        (size - 1) * dilation
-        for size, dilation in zip(conv.kernel_size, conv.dilation, strict=True)
-    ]
+    reach = extents(conv.kernel_size, conv.dilation)
     fixed = all(r == 0 or (s == 1 and r % 2 == 0) for r, s in zip(reach, conv.stride, strict=True))
     if not fixed:
         raise TypeError("Conv2dAdaptivePadding: its padding depends on the image's size")

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from ..layers.arguments import int_tuple
+
 
 def another_window(
     window: dict[str, Any],
@@ -23,22 +25,22 @@ def another_window(
         dict: ``kernel_size``, ``dilation`` and ``padding``.
 
     Raises:
-        ValueError: no padding keeps the size of maps, as from a kernel of 3 to one of 4.
+        TypeError: a value is neither an integer nor one integer per axis.
+        ValueError: a value is below 1; or no padding keeps the size of maps, as from a
+            kernel of 3 to one of 4.
     """
     axes = len(kernel_size)
     present = dict(kernel_size=kernel_size, dilation=dilation)
-    new = {
-        key: (value,) * axes if isinstance(value, int) else tuple(value)
-        for key, value in (present | window).items()
-    }
+    new = {key: int_tuple(key, value, axes, 1) for key, value in (present | window).items()}
     if not isinstance(padding, str):
-        was = _extents(**present)
-        grown = [now - before for now, before in zip(_extents(**new), was, strict=True)]
+        was = extents(**present)
+        grown = [now - before for now, before in zip(extents(**new), was, strict=True)]
         if any(g % 2 for g in grown):
             raise ValueError(f"{window}: no padding keeps the size of maps")
         padding = tuple(p + g // 2 for p, g in zip(padding, grown, strict=True))
     return dict(new, padding=padding)
 
 
-def _extents(kernel_size: tuple[int, ...], dilation: tuple[int, ...]) -> list[int]:
+def extents(kernel_size: tuple[int, ...], dilation: tuple[int, ...]) -> list[int]:
+    """From the first element of a kernel to its last, in pixels, per axis."""
     return [(size - 1) * step for size, step in zip(kernel_size, dilation, strict=True)]

@@ -5,7 +5,6 @@ import os
 import random
 import re
 import resource
-import runpy
 import shutil
 import signal
 import subprocess
@@ -19,7 +18,7 @@ import torch
 from PIL import Image
 
 from tests.conftest import ROOT, mostly_long
-from tests.processes import call, run_file
+from tests.processes import call, run_as_main, run_file
 
 pytestmark = pytest.mark.slow
 
@@ -83,10 +82,8 @@ def run_bound_by_permissions(command):
     """Run a tool without the capability by which root writes into read-only folders."""
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # Version 3, this process: capset(2).
     assert ctypes.CDLL(None).capset(header, (ctypes.c_uint32 * 6)()) == 0
-    sys.argv = command
-    sys.path.insert(0, str(ROOT))
     try:
-        runpy.run_path(command[0], run_name="__main__")
+        run_as_main(command)
     except SystemExit as stopped:
         print("stopped:", stopped)
 
@@ -220,10 +217,8 @@ def interrupted_at_the_end(command):
         raise KeyboardInterrupt
 
     os.replace = interrupt
-    sys.argv = command
-    sys.path.insert(0, str(ROOT))
     with pytest.raises(SystemExit) as stopped:
-        runpy.run_path(command[0], run_name="__main__")
+        run_as_main(command)
     assert stopped.value.code == 130
 
 
