@@ -18,7 +18,6 @@ from mmlearnconv.registry import MODELS
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 MILLION, BILLION = 10**6, 10**9
-IMAGENET = (224, 224)
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Row:
         base: the model in the same table whose figures this one adds to.
         elementwise: whether the table counts operations of norms, ReLUs and pooling.
         unguided: shell-style pattern of layers that use another layer's guide.
-        size: height and width of the image.
+        size: height and width of the image; by default those at which such networks are published.
         accuracy: as printed: what training should reach.
         note: why our figure differs.
     """
@@ -49,7 +48,7 @@ class Row:
     base: str | None = None
     elementwise: bool = False
     unguided: str = ""
-    size: tuple[int, int] = IMAGENET
+    size: tuple[int, int] | None = None
     accuracy: str = ""
     note: str = ""
 
@@ -91,15 +90,15 @@ counted: dict[str, Complexity] = {}
 
 
 def _count(row: Row) -> Complexity:
-    key = repr(row.network)
+    key = repr((row.network, row.size))
     if key not in counted:
         if isinstance(row.network, str):
             cfg = cli.read_config(row.network)
             scope = cfg.get("default_scope", "mmdet")
             init_default_scope(scope)
-            model, size = cfg.model, PUBLISHED_SIZES[scope]
+            model, size = cfg.model, row.size or PUBLISHED_SIZES[scope]
         else:
-            model, size = dict(row.network), row.size
+            model, size = dict(row.network), row.size or PUBLISHED_SIZES["mmpretrain"]
         # Drawing weights, which counts do not depend on, would take a quarter of the time.
         undrawn = dict.fromkeys(["uniform_", "normal_"], lambda tensor, *_, **__: tensor)
         with patch.multiple(Tensor, **undrawn):

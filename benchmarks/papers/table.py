@@ -12,13 +12,15 @@ from .row import BILLION, MILLION, Row, digits_of
 _HEAD = """# The papers' tables
 
 Made by `python benchmarks/paper_tables.py --output docs/paper_tables.md`: it counts all networks,
-from the configs that train them.
+from the configs that train them. Those without a config are in `benchmarks/papers`: DRConv's faces
+(table 2) and the rows beside the papers' own, which read a table in another way.
 
 - Parameters and multiply-adds are ours, the paper's, and the difference, which is 0 where ours is
   the paper's to its last printed digit. An increase is over the plain network of the same table.
-- Classification is counted at 224x224 (faces at 112x96), detectors at 1280x800 with 1000 proposals
-  and 100 masks, segmentors at 2048x512; multiply-adds of detectors and segmentors include those of
-  norms, ReLUs and pooling, as does the counter with which such figures are published.
+- Classification is counted at 224x224 (CIFAR's ResNets at 32x32, faces at 112x96), detectors at
+  1280x800 with 1000 proposals and 100 masks, segmentors at 2048x512; multiply-adds of detectors and
+  segmentors include those of norms, ReLUs and pooling, as does the counter with which such figures
+  are published.
 - DK's table 2 repeats the plain rows of its table 1, and DKE's table 4 takes parameters and
   multiply-adds from its table 1. Plain rows of DCLS's tables 3 and 4 take theirs from the ConvNeXt
   paper, tables 3 and 4; accuracies of both tables, and the costs of S and B with DCLS, are those of
@@ -27,7 +29,8 @@ from the configs that train them.
   Weights of plain backbones load into all of these networks except those with orthonormal kernels
   ([pretrained.md](pretrained.md)).
 - Rows that the DRConv paper marks with a star (fewer multiply-adds) are left out: no network was
-  found that gives their figures. So is ResNet-6 of DKE's table 4: that paper does not describe it.
+  found that gives their figures. So are SLaK of DCLS's table 2 and ResNet-6 of DKE's table 4, which
+  those papers do not describe. CoC has no table of classification; its text names a gain on ImageNet.
 """
 
 
@@ -67,7 +70,8 @@ def _of_configs(root: Path) -> Iterator[Row]:
                     unit=MILLION if millions else BILLION,
                     base=metadata.get("Increase Over"),
                     # As papers of detectors count.
-                    elementwise=not metadata["Training Data"].startswith("ImageNet"),
+                    elementwise=not metadata["Training Data"].startswith(("ImageNet", "CIFAR")),
+                    size=metadata.get("Image Size") and tuple(metadata["Image Size"]),
                     accuracy=", ".join(f"{k} {v}" for part in metrics for k, v in part.items()),
                     note=metadata.get("Differs Because", ""),
                 )

@@ -10,7 +10,10 @@ from tests.conftest import ROOT, mostly_long
 from tests.processes import call
 
 # Larger networks, or other classes, than those of other configs.
-ALIKE = "resnet101_*", "resnet50dw_*_1x1_*", "convnext_[sb]_*", "*_cifar100", "*_dilation[46]_*"
+ALIKE = (
+    *("resnet101_*", "resnet50dw_*_1x1_*", "convnext_[sb]_*", "*_cifar100"),
+    *("*_dilation[346]_*", "convnext_t_dilation2_*", "resnet50_dilation2_*"),
+)
 FOLDERS = sorted({p.parent.name for p in (ROOT / "configs").glob("*/*_in1k.py")})
 
 
