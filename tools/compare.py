@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import Config, ConfigDict
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
@@ -93,7 +93,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=1, help="turns of timing; default: 1")
     parser.add_argument("--device", default="cpu", help="cpu or cuda; default: cpu")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="as tools/train.py")
+    cli.add_cfg_options(parser)
     return parser
 
 

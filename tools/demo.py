@@ -16,7 +16,7 @@ from typing import Any
 import cv2
 import mmcv
 import numpy as np
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.utils import ProgressBar
 
 from mmlearnconv import cli
@@ -38,7 +38,7 @@ def arguments() -> argparse.ArgumentParser:
         "--score", type=float, default=0.3, help="draw boxes of at least this score; default: 0.3"
     )
     parser.add_argument("--device", default="cpu", help="cpu or cuda; default: cpu")
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="as tools/train.py")
+    cli.add_cfg_options(parser)
     cli.add_trust_option(parser)
     return parser
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
@@ -46,9 +46,7 @@ def parse_args() -> argparse.Namespace:
         help="fold depthwise DCLS layers into lists of taps, which need this package; 'rounded' "
         "also moves every element to its nearest cell; the printed difference shows the effect",
     )
-    parser.add_argument(
-        "--cfg-options", nargs="+", action=DictAction, help="override config values: key=value"
-    )
+    cli.add_cfg_options(parser)
     cli.add_trust_option(parser)
     return parser.parse_args()
 

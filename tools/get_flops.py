@@ -6,7 +6,6 @@ python tools/get_flops.py CONFIG [--shape HEIGHT WIDTH] [--cfg-options KEY=VALUE
 import argparse
 import sys
 
-from mmengine.config import DictAction
 from mmengine.registry import MODELS, init_default_scope
 
 from mmlearnconv import cli
@@ -26,7 +25,7 @@ def main() -> None:
         help="of the image; by default that of published figures: detectors 800 1280, "
         "segmentors 512 2048, classifiers 224 224",
     )
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="as tools/train.py")
+    cli.add_cfg_options(parser)
     args = parser.parse_args()
     try:
         cfg = cli.read_config(args.config, args.cfg_options)

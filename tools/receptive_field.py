@@ -19,7 +19,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.utils import ProgressBar
 from torch import Tensor, nn
 
@@ -58,7 +58,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--size", type=int, default=512, help="height and width that images get; default: 512"
     )
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="as tools/train.py")
+    cli.add_cfg_options(parser)
     cli.add_trust_option(parser)
     return parser
 

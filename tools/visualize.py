@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from PIL import Image
 from torch import nn
 
@@ -69,7 +69,7 @@ def arguments() -> argparse.ArgumentParser:
         help="COCO annotations of --image: DK's offsets at the objects of all of them, by t-SNE",
     )
     parser.add_argument("--log", help="scalars.json of a run with LearnableConvStatsHook")
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="as tools/train.py")
+    cli.add_cfg_options(parser)
     cli.add_trust_option(parser)
     return parser
 

@@ -1,6 +1,6 @@
 """What the command lines below ``tools/`` share: arguments, configs, data roots, launchers."""
 
-from .arguments import add_trust_option, argument_parser
+from .arguments import add_cfg_options, add_trust_option, argument_parser
 from .config import (
     draw_predictions,
     dump_predictions,
@@ -19,6 +19,7 @@ from .run import run
 
 __all__ = [
     "Box",
+    "add_cfg_options",
     "add_trust_option",
     "argument_parser",
     "build_model",

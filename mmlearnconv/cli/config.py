@@ -3,13 +3,16 @@
 import argparse
 import importlib
 import importlib.util
+import inspect
 import os
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
+from mmengine.runner import Runner
 
 from ..datasets import name_unreadable_images
 from ..engine import check_pretrained, enforce_weights_only, newest_checkpoint
@@ -32,7 +35,8 @@ def read_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
     Raises:
         FileNotFoundError: there is no such config, or no such toolbox.
         ValueError: it cannot be read, has no model, or names a convolution that is not registered;
-            or a toolbox that it inherits from, or its ``default_scope``, cannot be imported.
+            an option's first name is nearly that of a part of the config; or a toolbox that it
+            inherits from, or its ``default_scope``, cannot be imported.
     """
     toolbox, _, name = str(path).rpartition("::")
     if toolbox.isidentifier():
@@ -55,6 +59,7 @@ def read_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
     if not isinstance(cfg.get("model"), dict):
         raise ValueError(f"config {path} has no model")
     for key in options or {}:
+        _refuse_misspelt(cfg, key)
         _make_room(cfg, key)
     cfg.merge_from_dict(options or {})
     if cfg.get("default_scope") is None:
@@ -69,6 +74,16 @@ def read_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
         # As mmengine's Runner does; mmpretrain's has the number of classes.
         cfg.model.setdefault("data_preprocessor", cfg.data_preprocessor)
     return cfg
+
+
+def _refuse_misspelt(cfg: Config, option: str) -> None:
+    """mmengine would add it to the config, and pass it over."""
+    name = option.partition(".")[0]
+    parts = {*cfg, *inspect.signature(Runner).parameters}
+    if name not in parts and (near := get_close_matches(name, parts, 1, 0.8)):
+        raise ValueError(
+            f"--cfg-options {option}: the config has no {name}; did you mean {near[0]}?"
+        )
 
 
 def _make_room(cfg: Config, key: str) -> None:

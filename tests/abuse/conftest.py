@@ -1,10 +1,12 @@
 """Command lines in this process, on a network and data that are quick."""
 
+import json
 import runpy
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.conftest import ROOT
 
@@ -44,7 +46,6 @@ def config(tmp_path_factory, shapes) -> Path:
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory, config) -> Path:
     """A checkpoint of it."""
-    import torch
     from mmengine.config import Config
     from mmengine.registry import MODELS, init_default_scope
 
@@ -55,15 +56,37 @@ def weights(tmp_path_factory, config) -> Path:
     return path
 
 
+def files_below(folder: Path) -> set[tuple[str, int]]:
+    """Files with the times at which they were written."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {(str(path), path.stat().st_mtime_ns) for path in files}
+
+
+def assert_whole(path: Path) -> None:
+    """Of files that a tool may leave when it stops: none is cut, none has another name."""
+    if path.name == "last_checkpoint":
+        assert Path(path.read_text()).is_file()
+    elif path.suffix == ".pth":
+        assert torch.load(path, weights_only=False)["state_dict"]
+    elif path.suffix == ".py":
+        compile(path.read_text(), path, "exec")
+    elif path.suffix == ".json":
+        assert all(json.loads(line) for line in path.read_text().splitlines())
+    else:
+        assert path.suffix == ".log" or path.name == ".lock", path
+
+
 @pytest.fixture
 def stops(monkeypatch, capsys, tmp_path):
     """Runs a command line that must stop with one sentence, which it returns.
 
-    Anything but ``SystemExit`` fails the test, as does an exit without an error.
+    Anything but ``SystemExit`` fails the test, as does an exit without an error, or a file of it
+    that is not whole.
     """
     monkeypatch.chdir(tmp_path)
 
     def run(tool, *arguments):
+        before = files_below(tmp_path)
         path = str(ROOT / "tools" / f"{tool}.py")
         monkeypatch.setattr(sys, "argv", [path, *map(str, arguments)])
         with pytest.raises(SystemExit) as stop:
@@ -71,6 +94,8 @@ def stops(monkeypatch, capsys, tmp_path):
         said = capsys.readouterr().err if isinstance(stop.value.code, int) else str(stop.value)
         assert stop.value.code not in (0, None)
         assert "Traceback" not in said
+        for left in files_below(tmp_path) - before:
+            assert_whole(Path(left[0]))
         return said
 
     return run

@@ -143,6 +143,25 @@ def test_a_mistake_that_shows_when_the_model_is_built(text, message, config, sto
     assert not list((tmp_path / "out").glob("*.pth"))
 
 
+@pytest.mark.parametrize("tool", ["train", "get_flops", "fold"])
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("amp", "error: --cfg-options amp: must be key=value"),
+        ("model.neck.in_channels=[8,16", r"error: --cfg-options: Imbalanced brackets.*\[8,16"),
+        ("randomnes.seed=0", "the config has no randomnes; did you mean randomness?"),
+        ("optim_wraper.clip_grad.max_norm=1", "did you mean optim_wrapper?"),
+        # mmengine would take the space out.
+        ("model.backbone.conv_cfg.type=my conv", r"'my conv' is unknown"),
+    ],
+)
+def test_a_mistake_in_an_option_of_the_config(tool, option, message, config, stops, tmp_path):
+    more = dict(train=("--work-dir", "out"), fold=("weights.pth", "out")).get(tool, ())
+    said = stops(tool, config, *more, "--cfg-options", option)
+    assert re.search(message.replace("?", r"\?"), said), said
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_component_that_ignores_conv_cfg_is_named_before_a_test(config, weights, stops, tmp_path):
     text = "model = dict(roi_head=dict(bbox_head=dict(conv_cfg=dict(type='DK'))))"
     said = stops("test", edited(config, tmp_path, text), weights, "--work-dir", "out")

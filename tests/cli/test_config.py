@@ -52,6 +52,12 @@ def test_options_come_first():
     assert cfg.train_dataloader.dataset.data_root == "elsewhere/"
 
 
+def test_options_keep_their_spaces():
+    path = "/data/my runs/best.pth"
+    options = parse("c.py", "--cfg-options", f"load_from={path}", "a.b=1, 2", 'c="d e"').cfg_options
+    assert options == {"load_from": path, "a.b": [1, 2], "c": "d e"}
+
+
 def test_data_root_reaches_loaders_and_evaluators(detector):
     cli.set_data_root(detector, "/elsewhere/coco")
     for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
