@@ -30,7 +30,7 @@ from the configs that train them. Those without a config are in `benchmarks/pape
   ([pretrained.md](pretrained.md)).
 - Rows that the DRConv paper marks with a star (fewer multiply-adds) are left out: no network was
   found that gives their figures. So are SLaK of DCLS's table 2 and ResNet-6 of DKE's table 4, which
-  those papers do not describe. CoC has no table of classification; its text names a gain on ImageNet.
+  those papers do not describe. CoC has no table of classification; it names a gain on ImageNet.
 """
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from mmengine.config import Config
@@ -36,9 +37,10 @@ class ClassCheckHook(Hook):
 
 
 class LabelCheckHook(Hook):
-    """Stops a run at a label map with a value that is no class of the segmentor.
+    """Stops a run at a label, or at a label map's value, that is no class of the model.
 
-    A GPU would stop later, without a reason, and the figures of a test would leave it out.
+    So for classifiers and segmentors. A GPU would stop later, without a reason, and the figures of
+    a test would leave it out.
 
     Raises:
         ClassError: so it is.
@@ -54,17 +56,49 @@ class LabelCheckHook(Hook):
         _check_labels(runner.model, data_batch)
 
 
-def explain_data(cfg: Config) -> str | None:
-    """What is wrong with COCO annotations of the config's data sets; ``None`` if nothing is.
+def explain_data(cfg: Config, *splits: str) -> str | None:
+    """What is wrong with COCO annotations, or folders of classes, of the config's data sets.
 
     It reads them all: to be called once something has failed.
+
+    Args:
+        cfg: the config.
+        splits: ``'train'``, ``'val'``, ``'test'``.
+
+    Returns:
+        str | None: the first problem, ``None`` if there is none.
     """
-    for loader, dataset in find_datasets(cfg):
-        path = os.path.join(dataset.get("data_root") or "", dataset.get("ann_file") or "")
-        if not path.endswith(".json") or not os.path.isfile(path):
-            continue
-        if problem := _problem(path, dataset, cfg.get("default_scope")):
+    scope = cfg.get("default_scope")
+    for loader, dataset in find_datasets(cfg, *splits):
+        root, ann_file = dataset.get("data_root") or "", dataset.get("ann_file") or ""
+        path, problem = os.path.join(root, ann_file), None
+        if path.endswith(".json") and os.path.isfile(path):
+            problem = _problem(path, dataset, scope)
+        elif scope == "mmpretrain" and not ann_file:
+            prefix = dataset.get("data_prefix") or dataset.get("split") or ""
+            # mmpretrain's data sets take either form.
+            path = os.path.join(
+                root, prefix.get("img_path", "") if isinstance(prefix, dict) else prefix
+            )
+            problem = _problem_of_folders(path, dataset, scope)
+        if problem:
             return f"{loader}: {path} {problem}"
+    return None
+
+
+def _problem_of_folders(path: str, dataset: dict[str, Any], scope: str) -> str | None:
+    if not os.path.isdir(path):
+        return None
+    found = sorted(entry.name for entry in os.scandir(path) if entry.is_dir())
+    classes = _classes(dataset, scope)
+    if classes and len(classes) != len(found):
+        return (
+            f"has {len(found)} folders ({_few(found)}), and the data set {len(classes)} classes "
+            f"({_few(classes)}): one folder per class. Give dataset.type='CustomDataset', whose "
+            "classes are the folders, and the head's num_classes"
+        )
+    if not any(files for _, _, files in os.walk(path)):
+        return "has no image in its folders"
     return None
 
 
@@ -79,10 +113,7 @@ def _problem(path: str, dataset: dict[str, Any], scope: str | None) -> str | Non
         return f"holds no annotations of COCO: it has no {', '.join(missing)}"
     if not known["images"]:
         return "lists no image"
-    with DATASETS.switch_scope_and_registry(scope) as registry:
-        kind = registry.get(dataset["type"])
-    classes = (dataset.get("metainfo") or {}).get("classes")
-    classes = classes or getattr(kind, "METAINFO", {}).get("classes", ())
+    classes = _classes(dataset, scope)
     found = [category["name"] for category in known["categories"]]
     if classes and not set(classes) & set(found):
         return _say_classes(classes, found)
@@ -91,12 +122,23 @@ def _problem(path: str, dataset: dict[str, Any], scope: str | None) -> str | Non
     return None
 
 
-def _say_classes(classes: Any, found: list[str]) -> str:
-    few = [", ".join([*names[:5], *["..."] * (len(names) > 5)]) for names in (classes, found)]
+def _classes(dataset: dict[str, Any], scope: str | None) -> Sequence[str]:
+    """Those of a data set's config, else of its type."""
+    with DATASETS.switch_scope_and_registry(scope) as registry:
+        kind = registry.get(dataset["type"])
+    classes = (dataset.get("metainfo") or {}).get("classes")
+    return classes or getattr(kind, "METAINFO", {}).get("classes", ())
+
+
+def _say_classes(classes: Sequence[str], found: Sequence[str]) -> str:
     return (
-        f"has none of the data set's classes {few[0]}; its categories are {few[1]}. Give "
-        "dataset.metainfo=dict(classes=(...)) and the heads' num_classes"
+        f"has none of the data set's classes {_few(classes)}; its categories are {_few(found)}. "
+        "Give dataset.metainfo=dict(classes=(...)) and the heads' num_classes"
     )
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join([*names[:5], *["..."] * (len(names) > 5)])
 
 
 def _check_classes(dataset: Any) -> None:
@@ -117,22 +159,40 @@ def _check_classes(dataset: Any) -> None:
 
 
 def _check_labels(model: Any, batch: Any) -> None:
-    head = getattr(unwrap_model(model), "decode_head", None)
+    model = unwrap_model(model)
     samples = batch.get("data_samples") if isinstance(batch, dict) else None
+    for sample in samples or []:
+        if "gt_sem_seg" in sample:
+            _check_label_map(getattr(model, "decode_head", None), sample)
+        elif "gt_label" in sample:
+            _check_label(model, sample)
+
+
+def _check_label_map(head: Any, sample: Any) -> None:
     classes, ignored = (getattr(head, name, None) for name in ("num_classes", "ignore_index"))
-    if classes is None or not samples:
+    if classes is None:
         return
     # One channel tells two classes apart.
     classes = max(classes, 2)
-    for sample in samples:
-        if "gt_sem_seg" not in sample:
-            continue
-        labels = sample.gt_sem_seg.data
-        wrong = labels[((labels < 0) | (labels >= classes)) & (labels != ignored)]
-        if len(wrong):
-            raise ClassError(
-                f"label map {sample.get('seg_map_path')}: {len(wrong)} pixels are not in one of "
-                f"the {classes} classes (0 to {classes - 1}) nor ignored ({ignored}); their values "
-                f"are {', '.join(map(str, wrong.unique().tolist()[:5]))}. Set the heads' "
-                "num_classes, the data set's reduce_zero_label, or correct the label maps"
-            )
+    labels = sample.gt_sem_seg.data
+    wrong = labels[((labels < 0) | (labels >= classes)) & (labels != ignored)]
+    if len(wrong):
+        raise ClassError(
+            f"label map {sample.get('seg_map_path')}: {len(wrong)} pixels are not in one of "
+            f"the {classes} classes (0 to {classes - 1}) nor ignored ({ignored}); their values "
+            f"are {', '.join(map(str, wrong.unique().tolist()[:5]))}. Set the heads' "
+            "num_classes, the data set's reduce_zero_label, or correct the label maps"
+        )
+
+
+def _check_label(model: Any, sample: Any) -> None:
+    # AlexNet's head has none.
+    holders = getattr(model, "head", None), getattr(model, "data_preprocessor", None)
+    classes = next((n for h in holders if (n := getattr(h, "num_classes", None))), None)
+    wrong = [n for n in sample.gt_label.tolist() if classes is not None and not 0 <= n < classes]
+    if wrong:
+        raise ClassError(
+            f"image {sample.get('img_path')}: label {wrong[0]} is not one of the {classes} classes "
+            f"(0 to {classes - 1}). Set model.head.num_classes and data_preprocessor.num_classes, "
+            "or correct the folders or annotations"
+        )

@@ -10,8 +10,7 @@ from mmengine.registry import DATASETS
 
 from .nested import nested_dicts
 
-_DATALOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
-_EVALUATORS = ("train_evaluator", "val_evaluator", "test_evaluator")
+_SPLITS = ("train", "val", "test")
 
 
 def set_data_root(cfg: Config, root: str) -> None:
@@ -54,7 +53,8 @@ def set_data_root(cfg: Config, root: str) -> None:
                 return os.path.normpath(os.path.join(root, os.path.relpath(path, old))) + end
         return value
 
-    for key in (*_DATALOADERS, *_EVALUATORS, "data_root"):
+    keys = [f"{split}_{part}" for split in _SPLITS for part in ("dataloader", "evaluator")]
+    for key in (*keys, "data_root"):
         if key in cfg:
             cfg[key] = replaced(cfg[key])
 
@@ -69,9 +69,7 @@ def check_data(cfg: Config, *splits: str) -> None:
     Raises:
         FileNotFoundError: one does not; the message says how to choose another folder.
     """
-    for loader, dataset in find_datasets(cfg):
-        if loader.removesuffix("_dataloader") not in splits:
-            continue
+    for loader, dataset in find_datasets(cfg, *splits):
         with DATASETS.switch_scope_and_registry(cfg.get("default_scope")) as registry:
             kind = registry.get(dataset["type"]) if "type" in dataset else None
         if getattr(kind, "makes_its_data", False) or _downloads(kind, dataset):
@@ -95,9 +93,15 @@ def _downloads(kind: Any, dataset: dict[str, Any]) -> bool:
     return option is not None and dataset.get("download", option.default) is True
 
 
-def find_datasets(cfg: Config) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every data set of every data loader, also inside wrappers, with the loader's name."""
-    for loader in _DATALOADERS:
+def find_datasets(cfg: Config, *splits: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every data set of the named splits' loaders, also inside wrappers, with the loader's name.
+
+    Args:
+        cfg: the config.
+        splits: ``'train'``, ``'val'``, ``'test'``. Default: all.
+    """
+    for split in splits or _SPLITS:
+        loader = f"{split}_dataloader"
         for _, part in nested_dicts((cfg.get(loader) or {}).get("dataset")):
             if "data_root" in part or "ann_file" in part:
                 yield loader, part

@@ -5,6 +5,7 @@ import traceback
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
+from urllib.error import URLError
 
 INTERRUPTED = 130
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -40,6 +41,8 @@ def describe(error: OSError) -> str:
     if "Original Traceback" in str(error):
         # Of a loader's worker: its last line is the error, with its type.
         return str(error).strip().splitlines()[-1].partition(": ")[2]
+    if isinstance(error, URLError):
+        return f"a download failed ({error.reason}); the address stands above"
     if error.filename is None or error.strerror is None:
         return str(error)
     return f"{error.filename}: {error.strerror}"

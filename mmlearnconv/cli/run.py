@@ -58,9 +58,9 @@ def run(cfg: Config, action: str) -> None:
             getattr(runner, action)()
     except (CheckpointError, ClassError, DivergenceError, FolderInUseError) as error:
         sys.exit(f"error: {error}")
-    except (AssertionError, KeyError, ValueError):
+    except (AssertionError, KeyError, RuntimeError, ValueError):
         # So data sets fail, without a name.
-        if reason := explain_data(cfg):
+        if reason := explain_data(cfg, *(("train", "val") if training else ("test",))):
             sys.exit(f"error: {reason}")
         raise
     except KeyboardInterrupt:

@@ -33,10 +33,14 @@ def name_unreadable_images(scope: str | None = None) -> None:
     """Have pipelines name images and label maps that cannot be read, in the rest of the process.
 
     Args:
-        scope: of the toolbox whose ``LoadAnnotations`` reads label maps. Default: ``None``.
+        scope: of the toolbox whose pipelines do so. Default: ``None``.
     """
-    TRANSFORMS.register_module("LoadImageFromFile", force=True, module=NamedLoadImageFromFile)
+    name = "LoadImageFromFile"
+    TRANSFORMS.register_module(name, force=True, module=NamedLoadImageFromFile)
     with TRANSFORMS.switch_scope_and_registry(scope) as registry:
+        # mmpretrain has mmcv's once more in its own registry.
+        if registry.get(name) is LoadImageFromFile:
+            registry.register_module(name, force=True, module=NamedLoadImageFromFile)
         loader = registry.get("LoadAnnotations")
     if loader is not None and not hasattr(loader._load_seg_map, "__wrapped__"):
         loader._load_seg_map = _naming(loader._load_seg_map)

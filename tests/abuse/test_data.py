@@ -62,7 +62,7 @@ CASES = {
     ),
     "categories": (
         edit(lambda c: [k.update(name=k["name"] + "s") for k in c["categories"]]),
-        r"has none of the data set's classes ellipse, .*; its categories are ellipses, ",
+        r"has (none of the data set's classes|no category) ellipse, .*; its categories are ellipses",
     ),
     "one category": (
         edit(lambda c: c["categories"][1].update(name="rectangel")),
@@ -116,6 +116,30 @@ def test_data_that_cannot_be_trained_on(case, workers, config, shapes, stops, tm
     assert re.search(message, said), said
     # A batch without the image may come first.
     assert all(torch.load(path, weights_only=False) for path in (tmp_path / "out").glob("*.pth"))
+
+
+@pytest.mark.parametrize(
+    "case", mostly_long([c for c in CASES if c != "no annotations"], "cut", "image cut")
+)
+def test_data_that_cannot_be_tested_with(case, config, weights, shapes, stops, tmp_path):
+    root = tmp_path / "data set é"
+    shutil.copytree(shapes, root)
+    spoil, message = CASES[case]
+    spoil(root)
+    options = [
+        "test_dataloader.dataset.type=CocoDataset",
+        f"test_dataloader.dataset.metainfo.classes={','.join(KINDS)}",
+        # The spoiled half is tested with.
+        "test_dataloader.dataset.ann_file=annotations/train.json",
+        "test_dataloader.dataset.data_prefix.img=train/",
+        f"test_evaluator.ann_file={root}/annotations/train.json",
+    ]
+    said = stops(
+        *("test", config, weights, "--data-root", root, "--work-dir", "out"),
+        *("--out", "found.pkl", "--cfg-options", *options),
+    )
+    assert re.search(message.replace("train_", "test_"), said), said
+    assert not (tmp_path / "found.pkl").exists()
 
 
 SEGMENTATION = """
