@@ -62,7 +62,7 @@ CASES = {
     ),
     "categories": (
         edit(lambda c: [k.update(name=k["name"] + "s") for k in c["categories"]]),
-        r"has (none of the data set's classes|no category) ellipse, .*; its categories are ellipses",
+        r"has (none of the data set's classes|no category) ellipse, .*; its categories are ellips",
     ),
     "one category": (
         edit(lambda c: c["categories"][1].update(name="rectangel")),
