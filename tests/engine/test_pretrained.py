@@ -78,6 +78,43 @@ def torchvision_resnet():
     return model, model.layer4
 
 
+def hugging_face_convnext():
+    from transformers import ConvNextConfig, ConvNextModel
+
+    config = ConvNextConfig(hidden_sizes=ARCH["channels"], depths=ARCH["depths"])
+    model = ConvNextModel(config)
+    return model, model.encoder.stages[-1]
+
+
+def hugging_face_resnet():
+    from transformers import ResNetConfig, ResNetForImageClassification
+
+    config = ResNetConfig(hidden_sizes=[64, 128, 256, 512], depths=[2, 2, 2, 2], layer_type="basic")
+    model = ResNetForImageClassification(config)
+    return model, model.resnet.encoder.stages[-1]
+
+
+def mmpretrain_convnext():
+    from mmpretrain.models import ConvNeXt as Theirs
+
+    model = Theirs(ARCH, out_indices=(3,), gap_before_final_norm=False)
+    return model, model.stages[-1]
+
+
+def mmpretrain_mobilenet():
+    from mmpretrain.models import MobileNetV2 as Theirs
+
+    model = Theirs(out_indices=(7,))
+    return model, model.conv2
+
+
+def mmpretrain_resnet():
+    from mmpretrain.models import ResNet as Theirs
+
+    model = Theirs(18)
+    return model, model.layer4
+
+
 def ours_of(theirs):
     """The backbone of the same architecture, and its last module."""
     if "convnext" in theirs.__name__:
@@ -125,76 +162,17 @@ def assert_same_features(theirs, folder, saved):
         (timm_mobilenet, "safetensors"),
         (timm_resnet, "plain"),
         (torchvision_resnet, "wrapped"),
+        (hugging_face_convnext, "safetensors"),
+        (hugging_face_resnet, "safetensors"),
+        (mmpretrain_convnext, "wrapped"),
+        (mmpretrain_mobilenet, "wrapped"),
+        (mmpretrain_resnet, "wrapped"),
     ],
     ids=lambda value: getattr(value, "__name__", value),
 )
 def test_files_of_other_libraries_give_the_same_features(theirs, saved, tmp_path):
     libraries.need()
     call(assert_same_features, theirs, str(tmp_path), saved)
-
-
-def hugging_face_resnet(state_dict):
-    """The names that Hugging Face's ResNet gives to mmdet's tensors."""
-    renamed = {}
-    for key, value in state_dict.items():
-        part, *rest, name = key.split(".")
-        kinds = dict(conv="convolution", bn="normalization")
-        if part in ("conv1", "bn1"):
-            key = f"resnet.embedder.embedder.{kinds[part[:-1]]}.{name}"
-        else:
-            block, layer, *which = rest
-            stage = f"resnet.encoder.stages.{int(part[-1]) - 1}.layers.{block}"
-            if layer == "downsample":
-                key = f"{stage}.shortcut.{list(kinds.values())[int(which[0])]}.{name}"
-            else:
-                key = f"{stage}.layer.{int(layer[-1]) - 1}.{kinds[layer[:-1]]}.{name}"
-        renamed[key] = value
-    return renamed
-
-
-def hugging_face_convnext(state_dict):
-    """The names that Hugging Face's ConvNeXt gives to our tensors."""
-    names = dict(
-        depthwise_conv="dwconv",
-        norm="layernorm",
-        pointwise_conv1="pwconv1",
-        pointwise_conv2="pwconv2",
-        gamma="layer_scale_parameter",
-    )
-    renamed = {}
-    for key, value in state_dict.items():
-        part, *rest = key.split(".")
-        if part == "downsample_layers":
-            stage, number, name = rest
-            theirs = ("patch_embeddings", "layernorm")[int(number)]
-            key = f"embeddings.{theirs}.{name}"
-            if stage != "0":
-                key = f"encoder.stages.{stage}.downsampling_layer.{number}.{name}"
-        elif part == "stages":
-            stage, block, *path = rest
-            path = ".".join(names.get(p, p) for p in path)
-            key = f"encoder.stages.{stage}.layers.{block}.{path}"
-        else:
-            key = f"layernorm.{rest[0]}"
-        renamed[f"convnext.{key}"] = value
-    return renamed
-
-
-@pytest.mark.parametrize(
-    ("model", "rename"),
-    [
-        (lambda: ResNet(18), hugging_face_resnet),
-        (lambda: ConvNeXt(ARCH, out_indices=(3,)), hugging_face_convnext),
-    ],
-    ids=["ResNet", "ConvNeXt"],
-)
-def test_hugging_face_s_names(model, rename, tmp_path):
-    saved = randomise(model()).state_dict()
-    torch.save(rename(saved), tmp_path / "hf.pth")
-    loaded = randomise(model())
-    CheckedPretrainedInit(str(tmp_path / "hf.pth"))(loaded)
-    for name, value in loaded.state_dict().items():
-        torch.testing.assert_close(value, saved[name], rtol=0, atol=0)
 
 
 def test_what_does_not_fit_is_one_sentence(tmp_path, said):
