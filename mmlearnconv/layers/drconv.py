@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..ops.depthwise import convolve
 from ..ops.drconv import drconv2d, drconv2d_factorised
 from ..ops.geometry import Geometry, without_groups
 from ..ops.pooling import adaptive_avg_pool2d
@@ -159,7 +160,7 @@ class DRConv2d(LearnableConv2d):
         return self._guide(*self._padded(input))
 
     def _guide(self, padded: Tensor, geometry: Geometry) -> Tensor:
-        return F.conv2d(padded, self.guide_weight, self.guide_bias, *without_groups(geometry))
+        return convolve(padded, self.guide_weight, self.guide_bias, *without_groups(geometry), 1)
 
     def forward(self, input: Tensor, guide: Tensor | None = None) -> Tensor:
         """Convolve ``(N, in_channels, H, W)`` to ``nn.Conv2d``'s ``(N, out_channels, H', W')``.

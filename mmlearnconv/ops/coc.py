@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .autograd import define, differentiable, once
-from .dispatch import without_autocast
+from .dispatch import check_devices, without_autocast
 
 __all__ = ["associate_kernels", "normalize_filters", "orthogonalize", "standardize"]
 
@@ -43,7 +43,12 @@ def associate_kernels(
 
     Returns:
         Tensor: as ``weight``.
+
+    Raises:
+        ValueError: tensors on several devices.
     """
+    gain, mean = norms or (None, None)
+    check_devices(weight=weight, super_weight=super_weight, gain=gain, mean=mean)
     out, per_group, rows, columns = weight.shape
     a, sheets = association, super_weight.shape[1]
     missing = weight.new_zeros(sheets * a * a - out, per_group, rows, columns)
@@ -65,7 +70,12 @@ def associate_kernels(
 
 
 def standardize(weight: Tensor, gain: Tensor, mean: Tensor) -> Tensor:
-    """``gain * (W - E[W]) / sqrt(Var[W] + 1e-5) + mean`` per filter; both are ``(out,)``."""
+    """``gain * (W - E[W]) / sqrt(Var[W] + 1e-5) + mean`` per filter; both are ``(out,)``.
+
+    Raises:
+        ValueError: tensors on several devices.
+    """
+    check_devices(weight=weight, gain=gain, mean=mean)
     flat = weight.flatten(1)
     centred = flat - flat.mean(1, keepdim=True)
     scale = (flat.var(1, correction=0, keepdim=True) + STANDARDIZE_EPS).sqrt()
@@ -73,7 +83,12 @@ def standardize(weight: Tensor, gain: Tensor, mean: Tensor) -> Tensor:
 
 
 def normalize_filters(weight: Tensor, gain: Tensor, mean: Tensor) -> Tensor:
-    """A layer norm over each filter; ``gain`` and ``mean`` are ``(in / groups, kH, kW)``."""
+    """A layer norm over each filter; ``gain`` and ``mean`` are ``(in / groups, kH, kW)``.
+
+    Raises:
+        ValueError: tensors on several devices.
+    """
+    check_devices(weight=weight, gain=gain, mean=mean)
     with without_autocast(weight):
         return F.layer_norm(weight, weight.shape[1:], gain, mean)
 
@@ -85,7 +100,7 @@ def orthogonalize(weight: Tensor) -> Tensor:
     eigenvectors of ``V V^T`` in float64, since that product squares the condition number: filters
     are orthonormal to float32's rounding up to condition numbers of 1e6. Directions with a zero
     singular value, as of linearly dependent filters, stay zero; their unbounded derivatives are
-    taken as zero.
+    taken as zero. One element that is NaN or infinite makes the whole kernel NaN.
 
     Args:
         weight: ``(out, ...)``, ``out`` at most the product of the rest.
@@ -129,10 +144,14 @@ def _polar_flops(filters, *_, **__) -> int:
 def _polar_forward(filters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The orthonormal factor; left singular vectors and singular values, in float64."""
     exact = filters.double()
-    squares, vectors = torch.linalg.eigh(exact @ exact.T)
+    product = exact @ exact.T
+    # eigh raises at what is not finite: everything is NaN then.
+    finite = product.isfinite().all()
+    squares, vectors = torch.linalg.eigh(torch.where(finite, product, 0))
     # Squared singular values up to this are rounding errors.
     least = squares[-1:] * len(squares) * torch.finfo(squares.dtype).eps
     values = torch.where(squares <= least, 0, squares.clamp_min(0).sqrt())
+    values = torch.where(finite, values, torch.nan)
     factor = _factor(filters, vectors, values)
     return factor.to(filters.dtype), vectors.contiguous(), values
 

@@ -21,7 +21,7 @@ from .dispatch import (
     use_compiled,
 )
 from .extension import compiled, has_extension, has_kernels_for
-from .geometry import conv_output_size, each_axis, geometry_of
+from .geometry import conv_output_size, each_axis, geometry_of, zero_unread_taps
 from .interpolation import nan_if_any
 
 __all__ = ["depthwise_conv2d", "depthwise_taps"]
@@ -61,6 +61,7 @@ def convolve(
     geometry = tuple(stride), tuple(padding), tuple(dilation)
     if weight.ndim == 4 and groups == input.shape[1] == len(weight):
         return depthwise_conv2d(input, weight, bias, *geometry)
+    weight = zero_unread_taps(weight, input.shape[2:], *geometry)
     function = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}[weight.ndim]
     if weight.is_contiguous():
         # Of one cell, it may have the strides of channels_last as well, and the output gets them.
@@ -106,6 +107,7 @@ def depthwise_conv2d(
     check_devices(input=input, weight=weight, bias=bias)
     input, weight, bias = to_autocast_dtype(input, weight, bias)
     *geometry, groups = geometry_of(stride, padding, dilation, len(weight))
+    weight = zero_unread_taps(weight, input.shape[2:], *geometry)
     size = weight.shape[2:]
     if _has_kernels(input, weight, geometry[0], geometry[2]):
         output_size = conv_output_size(input.shape[2:], size, *geometry)

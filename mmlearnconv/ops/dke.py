@@ -111,8 +111,9 @@ def dke_kernel(
         Tensor: ``(out, C / groups, *window)``, in the weight's dtype.
 
     Raises:
-        ValueError: an unknown interpolation.
+        ValueError: tensors on several devices, or an unknown interpolation.
     """
+    check_devices(weight=weight, positions=positions)
     response = in_full_precision(dke_response, positions, window, interpolation, alpha, radius)
     response = response.to(weight.dtype)
     response = response.expand(weight.shape[1] * groups, -1, -1, -1).unflatten(0, (groups, -1))

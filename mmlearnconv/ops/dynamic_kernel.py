@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .autograd import define, differentiable, once
 from .dispatch import to_autocast_dtype, without_autocast
-from .geometry import conv_output_size
+from .geometry import conv_output_size, zero_unread_taps
 
 # Elements that the kernels of one chunk of images may take: 64 MB in float32.
 _CHUNK = 2**24
@@ -44,7 +44,7 @@ def conv2d_per_sample(
         return F.conv2d(input, kernels(coefficients).sum(0), None, *geometry, groups)
 
     def convolve(images: Tensor, coefficients: Tensor) -> Tensor:
-        built = kernels(coefficients)
+        built = zero_unread_taps(kernels(coefficients), images.shape[2:], *geometry)
         if torch.compiler.is_compiling():
             # Inductor (2.13) cannot lower a convolution with one group per image if the batch size
             # and the image size are symbolic.

@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .dispatch import is_cpu
 
 
 class Geometry(NamedTuple):
@@ -61,6 +64,40 @@ def conv_output_size(
             f"of {tuple(kernel_size)} at dilation {tuple(dilation)}"
         )
     return tuple(r // s + 1 for r, s in zip(room, stride, strict=True))
+
+
+def zero_unread_taps(
+    weight: Tensor,
+    size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> Tensor:
+    """The kernel with zeros in taps that lie beyond the map at every place; their gradient is zero.
+
+    A strided kernel has such taps on a map of few pixels. On CPUs that multiply in bfloat16, oneDNN
+    (3.12) returns as their gradient what lay in memory.
+
+    Args:
+        weight: ``(..., *kernel_size)``.
+        size: of the map.
+        stride, padding, dilation: one integer per axis.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not is_cpu(weight):
+        return weight
+    kernel_size = weight.shape[-len(size) :]
+    places = conv_output_size(size, kernel_size, stride, padding, dilation)
+    for axis, (n, k, o, s, p, d) in enumerate(
+        zip(size, kernel_size, places, stride, padding, dilation, strict=True)
+    ):
+        # What the first and last tap read, and that no tap between them falls beside the map.
+        if n >= s and p <= (o - 1) * s and d * (k - 1) < p + n:
+            continue
+        read = [any(0 <= s * i + d * tap - p < n for i in range(o)) for tap in range(k)]
+        shape = [k if a == axis else 1 for a in range(len(size))]
+        kept = torch.tensor(read, device=weight.device).view(shape)
+        weight = torch.where(kept, weight, 0)
+    return weight
 
 
 def im2col(

@@ -17,7 +17,8 @@ from torch import nn
 
 from mmlearnconv import ops
 from mmlearnconv.layers import DRConv2d
-from tests.layers.contract import LAYER
+from mmlearnconv.layers.base import CONVOLUTIONS
+from tests.layers.contract import EVERY_LAYER, build
 
 CASES = int(os.environ.get("MMLEARNCONV_TEST_CASES", "20"))
 SETTINGS = settings(
@@ -29,28 +30,29 @@ SETTINGS = settings(
 )
 DTYPES = torch.float64, torch.float32, torch.float16, torch.bfloat16
 LAYOUTS = "contiguous", "channels_last", "strided"
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
-def pairs(least: int, most: int) -> st.SearchStrategy:
+def sizes(dims: int, least: int, most: int) -> st.SearchStrategy:
     number = st.integers(least, most)
-    return st.one_of(number, st.tuples(number, number))
+    return st.one_of(number, st.tuples(*[number] * dims))
 
 
 @st.composite
-def geometries(draw: Any) -> dict[str, Any]:
+def geometries(draw: Any, dims: int) -> dict[str, Any]:
     groups = draw(st.sampled_from([1, 1, 2, 3]))
     inner, outer = (groups * draw(st.sampled_from([1, 2, 5])) for _ in range(2))
     if draw(st.booleans()):
         inner = outer = groups = draw(st.integers(1, 9))
-    stride = draw(pairs(1, 3))
+    stride = draw(sizes(dims, 1, 3))
     words = ["valid"] if stride != 1 else ["valid", "same"]
     return dict(
         in_channels=inner,
         out_channels=outer,
-        kernel_size=draw(pairs(1, 5)),
+        kernel_size=draw(sizes(dims, 1, 5 if dims < 3 else 3)),
         stride=stride,
-        padding=draw(st.one_of(pairs(0, 4), st.sampled_from(words))),
-        dilation=draw(pairs(1, 3)),
+        padding=draw(st.one_of(sizes(dims, 0, 4), st.sampled_from(words))),
+        dilation=draw(sizes(dims, 1, 3)),
         groups=groups,
         bias=draw(st.booleans()),
         padding_mode=draw(st.sampled_from(["zeros"] * 3 + ["reflect", "replicate", "circular"])),
@@ -58,10 +60,10 @@ def geometries(draw: Any) -> dict[str, Any]:
 
 
 @st.composite
-def inputs(draw: Any) -> dict[str, Any]:
+def inputs(draw: Any, dims: int) -> dict[str, Any]:
     return dict(
         batch=draw(st.integers(0, 3)),
-        size=draw(st.tuples(st.integers(1, 14), st.integers(1, 14))),
+        size=draw(st.tuples(*[st.integers(1, 14 if dims < 3 else 8)] * dims)),
         layout=draw(st.sampled_from(LAYOUTS)),
         dtype=draw(st.sampled_from(DTYPES)),
         seed=draw(st.integers(0, 2**31)),
@@ -71,11 +73,11 @@ def inputs(draw: Any) -> dict[str, Any]:
 def make_map(channels: int, case: dict[str, Any]) -> torch.Tensor:
     shape = case["batch"], channels, *case["size"]
     if case["layout"] == "strided":
-        x = torch.randn(*shape[:3], 2 * shape[3])[..., ::2]
+        x = torch.randn(*shape[:-1], 2 * shape[-1])[..., ::2]
     else:
         x = torch.randn(shape)
-    if case["layout"] == "channels_last":
-        x = x.contiguous(memory_format=torch.channels_last)
+    if case["layout"] == "channels_last" and x.ndim in CHANNELS_LAST:
+        x = x.contiguous(memory_format=CHANNELS_LAST[x.ndim])
     return x.to(case["dtype"])
 
 
@@ -101,30 +103,33 @@ def assert_near(found: list[torch.Tensor], expected: list[torch.Tensor], ulps: f
             )
 
 
-@LAYER
+@EVERY_LAYER
 def test_a_layer_does_what_a_convolution_does(name, layer, options):
     """Shapes, dtypes, memory, refusals; both paths agree; half precision is near float32."""
+    dims = layer.spatial_dims
 
     @SETTINGS
-    @given(geometry=geometries(), case=inputs())
+    @given(geometry=geometries(dims), case=inputs(dims))
     # A map smaller than the kernel, with and without room for it; one pixel; no image.
     @example(
         geometry=dict(in_channels=2, out_channels=2, kernel_size=5),
-        case=dict(batch=1, size=(3, 3), layout="contiguous", dtype=torch.float32, seed=0),
+        case=dict(batch=1, size=(3,) * dims, layout="contiguous", dtype=torch.float32, seed=0),
     )
     @example(
         geometry=dict(in_channels=2, out_channels=2, kernel_size=5, padding=2),
-        case=dict(batch=2, size=(1, 1), layout="channels_last", dtype=torch.bfloat16, seed=0),
+        case=dict(batch=2, size=(1,) * dims, layout="channels_last", dtype=torch.bfloat16, seed=0),
     )
     @example(
         geometry=dict(in_channels=4, out_channels=8, kernel_size=3, groups=2),
-        case=dict(batch=0, size=(9, 7), layout="strided", dtype=torch.float16, seed=0),
+        case=dict(batch=0, size=(9, 7, 8)[:dims], layout="strided", dtype=torch.float16, seed=0),
     )
     def check(geometry, case):
         torch.manual_seed(case["seed"])
         x = make_map(geometry["in_channels"], case)
-        plain = nn.Conv2d(**geometry).to(x.dtype)
-        conv = layer(**geometry, **options)
+        plain = CONVOLUTIONS[dims](**geometry).to(x.dtype)
+        conv = build(layer, geometry, options)
+        if conv is None:
+            return
         with torch.no_grad():
             for parameter in conv.parameters():
                 # Away from whole positions, where interpolation has kinks.
@@ -145,8 +150,13 @@ def test_a_layer_does_what_a_convolution_does(name, layer, options):
         assert all(value.isfinite().all() for value in found)
         if case["layout"] == "contiguous":
             assert found[0].is_contiguous()
-        elif case["layout"] == "channels_last" and conv.padding_mode == "zeros" and len(x):
+        elif (
+            case["layout"] == "channels_last"
+            and x.ndim == 4
             # Explicit padding makes PyTorch's own maps contiguous.
+            and conv.padding_mode == "zeros"
+            and len(x)
+        ):
             for memory_format in (torch.contiguous_format, torch.channels_last):
                 if expected.is_contiguous(memory_format=memory_format):
                     assert found[0].is_contiguous(memory_format=memory_format)

@@ -1,6 +1,7 @@
 """What every layer of the catalogue promises: arguments, shapes, memory, folding, counts."""
 
 import inspect
+import re
 
 import pytest
 import torch
@@ -10,30 +11,38 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmlearnconv.catalog import CATALOG, operator_of
+from mmlearnconv.layers.base import CONVOLUTIONS
 from mmlearnconv.ops import has_extension
 from tests.layers.contract import (
     DYNAMIC,
+    EVERY_LAYER,
     LAYER,
     STATIC,
     TAKES_OVER,
+    build,
     exact_options,
     geometries,
+    in_dimensions,
+    random_map,
 )
 
 
-@LAYER
+@EVERY_LAYER
 def test_signature_is_conv2d_s(name, layer, options):
-    shared = list(inspect.signature(nn.Conv2d).parameters.values())[:9]
+    plain = CONVOLUTIONS[layer.spatial_dims]
+    shared = list(inspect.signature(plain).parameters.values())[:9]
     ours = list(inspect.signature(layer).parameters.values())
     assert [(p.name, p.default) for p in ours[:9]] == [(p.name, p.default) for p in shared]
     assert all(p.kind is p.KEYWORD_ONLY for p in ours[9:])
 
 
-@LAYER
+@EVERY_LAYER
 @pytest.mark.parametrize("geometry", list(geometries(24)), ids=str)
 def test_output_shape_is_conv2d_s(name, layer, options, geometry):
-    x = torch.randn(2, 4, 23, 25)
-    assert layer(**geometry, **options)(x).shape == nn.Conv2d(**geometry)(x).shape
+    x = random_map(layer, size=(23, 25, 24))
+    geometry = in_dimensions(layer, geometry)
+    plain, conv = CONVOLUTIONS[layer.spatial_dims](**geometry), build(layer, geometry, options)
+    assert conv is None or conv(x).shape == plain(x).shape
 
 
 @LAYER
@@ -58,7 +67,7 @@ def test_is_no_conv2d_and_exports_what_conv_module_reads(name, layer, options):
         assert getattr(module, attribute) == getattr(plain, attribute)
 
 
-@LAYER
+@EVERY_LAYER
 def test_is_built_by_class(name, layer, options):
     assert isinstance(build_conv_layer(dict(type=layer, **options), 4, 4, 3), layer)
 
@@ -106,26 +115,31 @@ def test_outputs_lie_in_memory_as_a_convolution_s(name, layer, options, groups, 
         assert output.stride() == nn.Conv2d(4, 4, size, **geometry)(x).stride()
 
 
-@LAYER
+@EVERY_LAYER
 def test_an_input_without_a_batch_is_refused_with_its_shape(name, layer, options):
-    with pytest.raises(ValueError, match=r"shape \(4, 9, 9\); it must have 4 dimensions"):
-        layer(4, 4, 3, **options)(torch.randn(4, 9, 9))
+    x = random_map(layer, size=(9, 9, 9))[0]
+    said = rf"shape {re.escape(str(tuple(x.shape)))}; it must have {x.ndim + 1} dimensions"
+    with pytest.raises(ValueError, match=said):
+        layer(4, 4, 3, **options)(x)
 
 
-@LAYER
+@EVERY_LAYER
 @pytest.mark.parametrize("groups", [1, 4])
 def test_inputs_of_every_kind(name, layer, options, groups):
     conv = layer(4, 4, 7, padding=3, groups=groups, **options)
-    x = torch.randn(3, 4, 12, 10)
+    x = random_map(layer, 3, size=(12, 10, 9))
     expected = conv(x)
-    torch.testing.assert_close(conv(x.contiguous(memory_format=torch.channels_last)), expected)
-    strided = torch.randn(3, 12, 4, 20).transpose(1, 2)[..., ::2]
+    channels_last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.ndim)
+    if channels_last is not None:
+        torch.testing.assert_close(conv(x.contiguous(memory_format=channels_last)), expected)
+    strided = random_map(layer, 3, 8, size=(24, 20, 18))[:, ::2].transpose(-1, 2)[..., ::2]
     assert not strided.is_contiguous()
     torch.testing.assert_close(conv(strided), conv(strided.contiguous()))
-    assert conv(x[..., :1, :1]).shape == (3, 4, 1, 1)
-    assert conv(x[:1, :, :1, :1]).shape == (1, 4, 1, 1)
+    pixel = x[(..., *[slice(1)] * layer.spatial_dims)]
+    assert conv(pixel).shape == pixel.shape
+    assert conv(pixel[:1]).shape == pixel[:1].shape
     empty = conv(x[:0].requires_grad_())
-    assert empty.shape == (0, 4, 12, 10)
+    assert empty.shape == x[:0].shape
     empty.sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() == 0 for p in conv.parameters())
     torch.testing.assert_close(conv.double()(x.double()).float(), expected, rtol=1e-4, atol=1e-5)
@@ -134,10 +148,12 @@ def test_inputs_of_every_kind(name, layer, options, groups):
 @STATIC
 def test_translation_of_the_input_translates_the_output(name, layer, options):
     conv = layer(2, 2, 3, padding=1, **options).double()
-    x = torch.zeros(1, 2, 31, 31, dtype=torch.double)
-    x[..., 12:16, 12:16] = torch.randn(2, 4, 4, dtype=torch.double)
-    moved = conv(x.roll((3, -2), (2, 3)))
-    torch.testing.assert_close(moved, conv(x).roll((3, -2), (2, 3)))
+    axes = tuple(range(2, 2 + layer.spatial_dims))
+    x = torch.zeros_like(random_map(layer, 1, 2, (31, 31, 31))).double()
+    patch = random_map(layer, 1, 2, (4, 4, 4)).double()
+    x[(..., *[slice(12, 16)] * len(axes))] = patch
+    by = (3, -2, 1)[: len(axes)]
+    torch.testing.assert_close(conv(x.roll(by, axes)), conv(x).roll(by, axes))
 
 
 @DYNAMIC
@@ -146,13 +162,13 @@ def test_no_dense_form_of_a_dynamic_layer(name, layer, options):
         layer(4, 4, 3, **options).to_conv()
 
 
-@LAYER
+@EVERY_LAYER
 @pytest.mark.parametrize(
     ("wrong", "error"),
     [
         (dict(kernel_size=0), ValueError),
         (dict(kernel_size=2.5), TypeError),
-        (dict(kernel_size=(3, 3, 3)), TypeError),
+        (dict(kernel_size=(3, 3, 3, 3)), TypeError),
         (dict(stride=0), ValueError),
         (dict(padding=-1), ValueError),
         (dict(padding="half"), ValueError),
@@ -170,14 +186,14 @@ def test_wrong_arguments_are_named(name, layer, options, wrong, error):
     assert str(next(iter(wrong.values()))) in str(raised.value)
 
 
-@LAYER
+@EVERY_LAYER
 def test_multiply_adds_are_counted(name, layer, options):
     """By PyTorch's counter and by mmengine's, which traces, as the layer counts them itself."""
     conv = layer(8, 8, 3, padding=1, **options).eval()
-    x = torch.randn(1, 8, 16, 16)
+    x = random_map(layer, 1, 8, (16, 16, 16))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         conv(x)
-    parts = conv.macs((16, 16))
+    parts = conv.macs(x.shape[2:])
     counted = counter.get_total_flops() // 2
     # Element-wise work is not counted.
     assert max(parts.values()) <= counted
@@ -189,37 +205,40 @@ def test_multiply_adds_are_counted(name, layer, options):
     assert 0.9 * counted <= traced
 
 
-@LAYER
+@EVERY_LAYER
 def test_no_parameter_is_left_without_a_gradient(name, layer, options):
     """Which is what DistributedDataParallel asks of a model."""
     conv = layer(4, 4, 3, **options)
-    conv(torch.randn(1, 4, 9, 9)).sum().backward()
+    conv(random_map(layer, 1, size=(9, 9, 9))).sum().backward()
     assert all(p.grad is not None for p in conv.parameters())
 
 
-@LAYER
+@EVERY_LAYER
 @pytest.mark.parametrize("groups", [1, 4])
 def test_runs_on_meta(name, layer, options, groups):
     """As tools do that plan for memory or shapes."""
     conv = layer(4, 8, 3, stride=2, groups=groups, **options).to("meta")
-    output = conv(torch.empty(2, 4, 9, 8, device="meta"))
-    assert output.shape == (2, 8, 4, 3)
+    output = conv(random_map(layer, size=(9, 8, 7)).to("meta"))
+    assert output.shape == (2, 8, *(4, 3, 3)[: layer.spatial_dims])
     output.sum().backward()
     nn.Sequential(conv).apply(lambda module: None)
 
 
 @STATIC
 def test_to_conv(name, layer, options):
+    plain = CONVOLUTIONS[layer.spatial_dims]
     for geometry in geometries(24):
-        conv = layer(**geometry, **options)
-        x = torch.randn(1, 4, 23, 25)
+        conv = build(layer, in_dimensions(layer, geometry), options)
+        if conv is None:
+            continue
+        x = random_map(layer, 1, size=(23, 25, 24))
         wider = conv.dense_kernel().shape[2:] != conv.kernel_size
         if wider and conv.padding_mode != "zeros":
             with pytest.raises(ValueError, match="padding"):
                 conv.to_conv()
             continue
         dense = conv.to_conv()
-        assert type(dense) is nn.Conv2d
+        assert type(dense) is plain
         torch.testing.assert_close(dense(x), conv(x), rtol=1e-4, atol=1e-5)
         assert dense.weight.data_ptr() != conv.weight.data_ptr()
 

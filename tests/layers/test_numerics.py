@@ -1,18 +1,20 @@
 """Precision and derivatives of every layer of the catalogue."""
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
 
-from tests.layers.contract import LAYER
+from mmlearnconv import ops
+from tests.layers.contract import EVERY_LAYER, random_map
 
 
-@LAYER
+@EVERY_LAYER
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast(name, layer, options, dtype):
     conv = layer(4, 4, 7, padding=3, groups=4, **options)
-    x = torch.randn(2, 4, 12, 10)
+    x = random_map(layer, size=(12, 10, 9))
     with torch.autocast("cpu", dtype=dtype):
         y = conv(x)
     assert y.dtype == dtype
@@ -22,12 +24,12 @@ def test_autocast(name, layer, options, dtype):
     assert all(p.grad.isfinite().all() for p in conv.parameters())
 
 
-@LAYER
+@EVERY_LAYER
 @pytest.mark.parametrize("groups", [1, 4])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_models(name, layer, options, groups, dtype):
     conv = layer(4, 4, 3, padding=1, groups=groups, **options)
-    x = torch.randn(2, 4, 9, 8)
+    x = random_map(layer, size=(9, 8, 7))
     half = copy.deepcopy(conv).to(dtype)
     output = half(x.to(dtype))
     assert output.dtype == dtype
@@ -36,12 +38,12 @@ def test_half_precision_models(name, layer, options, groups, dtype):
     assert all(p.grad.isfinite().all() for p in half.parameters())
 
 
-@LAYER
+@EVERY_LAYER
 @pytest.mark.parametrize("groups", [1, 4])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_backward_inside_autocast(name, layer, options, groups, dtype):
     conv = layer(4, 4, 3, padding=1, groups=groups, **options)
-    x = torch.randn(2, 4, 9, 8)
+    x = random_map(layer, size=(9, 8, 7))
     with torch.autocast("cpu", dtype=dtype):
         conv(x.requires_grad_()).float().square().sum().backward()
     inside = [x.grad, *(p.grad for p in conv.parameters())]
@@ -52,11 +54,11 @@ def test_backward_inside_autocast(name, layer, options, groups, dtype):
         assert (found - expected).norm() <= 0.1 * expected.norm() + 1e-3
 
 
-@LAYER
+@EVERY_LAYER
 @pytest.mark.parametrize("groups", [1, 4])
 def test_gradients_by_torch_func(name, layer, options, groups):
     conv = layer(4, 4, 3, padding=1, groups=groups, **options)
-    x, parameters = torch.randn(2, 4, 7, 8), dict(conv.named_parameters())
+    x, parameters = random_map(layer), dict(conv.named_parameters())
 
     def loss(parameters, x):
         return torch.func.functional_call(conv, parameters, (x,)).square().sum()
@@ -67,11 +69,11 @@ def test_gradients_by_torch_func(name, layer, options, groups):
         torch.testing.assert_close(ours, theirs)
 
 
-@LAYER
+@EVERY_LAYER
 @pytest.mark.parametrize("groups", [1, 4])
 def test_second_derivatives_are_right_or_refused(name, layer, options, groups):
     conv = layer(4, 4, 3, padding=1, groups=groups, **options).double()
-    x = torch.randn(1, 4, 5, 6, dtype=torch.double, requires_grad=True)
+    x = random_map(layer, 1, size=(5, 6, 4)).double().requires_grad_()
     leaves = [x, *conv.parameters()]
     # Away from where interpolation has a kink: whole positions, and widths of zero.
     with torch.no_grad():
@@ -106,15 +108,26 @@ def test_second_derivatives_are_right_or_refused(name, layer, options, groups):
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-@LAYER
+@EVERY_LAYER
 @pytest.mark.parametrize("groups", [1, 4])
-def test_a_parameter_that_is_no_number_shows(name, layer, options, groups):
-    """A NaN in any parameter shows in some output."""
+@pytest.mark.parametrize("path", [nullcontext, ops.without_extension])
+def test_a_parameter_that_is_no_number_shows(name, layer, options, groups, path):
+    """A NaN in any parameter shows in some output; an infinity too, or has a limit."""
     conv = layer(4, 4, 3, padding=1, groups=groups, **options)
-    x = torch.randn(2, 4, 7, 8)
+    x = random_map(layer)
+
+    def output(parameter, value):
+        kept = parameter.data.clone()
+        parameter.data.flatten()[0] = value
+        with path():
+            y = conv(x)
+        parameter.data.copy_(kept)
+        return y
+
     for name, parameter in conv.named_parameters():
-        value = parameter.data.clone()
-        parameter.data.flatten()[0] = float("nan")
-        assert conv(x).isnan().any(), name
-        parameter.data.copy_(value)
+        assert output(parameter, float("nan")).isnan().any(), name
+        for sign in (1, -1):
+            y = output(parameter, sign * float("inf"))
+            # As a position beyond the window, or a sigmoid.
+            assert not y.isfinite().all() or torch.equal(y, output(parameter, sign * 1e8)), name
     assert conv(x).isfinite().all()

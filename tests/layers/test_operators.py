@@ -6,7 +6,7 @@ from torch import nn
 from torch.autograd import gradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.layers.contract import LAYER, LAYERS
+from tests.layers.contract import ALL_LAYERS, EVERY_LAYER, random_map
 from tests.ops.op_testing import built
 
 
@@ -24,12 +24,12 @@ class Calls(TorchDispatchMode):
 
 
 @built
-@LAYER
+@EVERY_LAYER
 @pytest.mark.parametrize("groups", [1, 4])
 def test_operators_are_registered_as_pytorch_s_own(name, layer, options, groups):
     """Shapes without data, schema, autograd: what torch.compile and export rely on."""
     conv = layer(4, 4, 3, padding=1, groups=groups, **options)
-    x = torch.randn(2, 4, 7, 8, requires_grad=True)
+    x = random_map(layer).requires_grad_()
     with Calls() as calls:
         conv(x).sum().backward()
     for operator, arguments in calls.arguments.items():
@@ -44,15 +44,15 @@ DEFINED = {
 }
 
 
-@pytest.mark.parametrize("key", LAYERS)
+@pytest.mark.parametrize("key", ALL_LAYERS)
 @pytest.mark.parametrize("groups", [1, 2])
 def test_derivatives_are_those_of_differences(key, groups):
-    name, layer, options = LAYERS[key]
+    name, layer, options = ALL_LAYERS[key]
     conv = layer(2, 4, 3, padding=1, stride=2, groups=groups, **options).double().eval()
     for parameter in conv.parameters():
         # Away from whole positions, where interpolation has kinks.
         nn.init.uniform_(parameter, 0.1, 0.4)
-    leaves = dict(conv.named_parameters(), input=torch.randn(2, 2, 5, 4, dtype=torch.double))
+    leaves = dict(conv.named_parameters(), input=random_map(layer, 2, 2, (5, 4, 3)).double())
     leaves = {
         key: value.detach().requires_grad_(key not in DEFINED.get(name, []))
         for key, value in leaves.items()

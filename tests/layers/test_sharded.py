@@ -12,13 +12,14 @@ from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from mmlearnconv.layers import LearnableConv
-from tests.layers.contract import LAYERS
+from mmlearnconv.layers.base import CONVOLUTIONS
+from tests.layers.contract import ALL_LAYERS, random_map
 
 RANKS = 2
 # Only one axis of the sharded positions has the window's other side.
 FORMS = {
-    **{key: (layer, options) for key, (_, layer, options) in LAYERS.items()},
-    "DCLS-oblong": (LAYERS["DCLS"][1], dict(dilated_kernel_size=(3, 9))),
+    **{key: (layer, options) for key, (_, layer, options) in ALL_LAYERS.items()},
+    "DCLS-oblong": (ALL_LAYERS["DCLS"][1], dict(dilated_kernel_size=(3, 9))),
 }
 STEPS = 3
 
@@ -46,7 +47,7 @@ def train(model, images):
 def model_of(layer, options, groups):
     torch.manual_seed(0)
     conv = layer(4, 4, 3, padding=1, groups=groups, **options)
-    model = nn.Sequential(conv, nn.Conv2d(4, 3, 1)).double().eval()
+    model = nn.Sequential(conv, CONVOLUTIONS[layer.spatial_dims](4, 3, 1)).double().eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
@@ -67,7 +68,7 @@ def compare(rank, rendezvous, how):
     for key, (layer, options) in FORMS.items():
         for groups in (1, 4):
             model = model_of(layer, options, groups)
-            images = torch.randn(2 * RANKS, 4, 7, 8).double()
+            images = random_map(layer, 2 * RANKS).double()
             found = train(in_parallel(model, how), images.chunk(RANKS)[rank])
             for ours, expected in zip(found, train(model, images), strict=True):
                 torch.testing.assert_close(

@@ -13,7 +13,7 @@ from mmcv.cnn import build_conv_layer
 from torch import nn
 
 import mmlearnconv
-from tests.layers.contract import LAYERS
+from tests.layers.contract import ALL_LAYERS, random_map
 
 STORED = Path(__file__).with_name("stored")
 # Their outputs changed, as the changelog says: 0.1.0 orthogonalised filters only nearly.
@@ -44,14 +44,14 @@ def test_a_stored_layer_computes_what_it_did(path, form):
 def store(path: Path) -> None:
     """Store every form of the catalogue, dense and depthwise, with parameters all of them used."""
     found = {}
-    for key, (name, _, options) in LAYERS.items():
+    for key, (name, layer, options) in ALL_LAYERS.items():
         for groups in (1, 4):
             torch.manual_seed(0)
             cfg = dict(options, type=name)
             conv = build(cfg, groups)
             for parameter in conv.parameters():
                 nn.init.normal_(parameter, std=0.3)
-            x = torch.randn(1, 4, 7, 8)
+            x = random_map(layer, 1)
             output = conv(x).detach()
             found[f"{key}-{groups}"] = dict(
                 cfg=cfg, groups=groups, state_dict=conv.state_dict(), input=x, output=output

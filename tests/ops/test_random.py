@@ -2,7 +2,7 @@
 
 ``MMLEARNCONV_TEST_CASES`` is the number of cases per operation and path in float64, 20 by default,
 and half of it in each of float32, float16 and bfloat16
-(``MMLEARNCONV_TEST_CASES=100 pytest tests/ops/test_random.py`` runs 4,500).
+(``MMLEARNCONV_TEST_CASES=100 pytest tests/ops/test_random.py`` runs 9,000).
 """
 
 import os
@@ -71,6 +71,26 @@ def dcls_kernel(rng):
         return function(weight, where, size, kind, width)
 
     return call, ops.dcls_kernel, reference.dcls_kernel, tensors
+
+
+def dcls_conv2d(rng):
+    _, (stride, padding, dilation), _ = geometry_of(rng)
+    channels, out, groups = channels_of(rng)
+    window = rng.randint(1, 9), rng.randint(1, 9)
+    shape = out, channels // groups, rng.randint(1, 12)
+    kind = rng.choice(["bilinear", "gauss", "triangle"])
+    size = [
+        max(1, d * (w - 1) + 1 - 2 * p) + rng.randint(0, 12)
+        for d, w, p in zip(dilation, window, padding, strict=True)
+    ]
+    where = positions(rng, 2, *shape, scale=2)
+    tensors = [map_of(rng, rng.randint(0, 2), channels, *size), normal(*shape), where]
+
+    def call(function, x, weight, where):
+        arguments = x, weight, where, window, None, stride, padding, dilation, groups
+        return function(*arguments, interpolation=kind)
+
+    return call, ops.dcls_conv2d, reference.dcls_conv2d, tensors
 
 
 def depthwise_conv2d(rng):
@@ -162,6 +182,48 @@ def dke_conv2d(rng):
     return call, ops.dke_conv2d, reference.dke_conv2d, tensors
 
 
+def dke_positions(rng, *shape):
+    """Exact in every dtype: whether a cell lies within the radius is no matter of rounding."""
+    return (24 * normal(*shape, 2)).round().div(16).clamp(-4, 4)
+
+
+def dke_options(rng):
+    """Window, interpolation, alpha, radius."""
+    window = tuple(2 * (4 + rng.choice([0, 1, 2])) + rng.choice([1, 1, 2]) for _ in range(2))
+    kind = rng.choice(["gauss", "bilinear"])
+    return window, kind, rng.choice([0.5, 2.0, 10.0]), rng.choice([1.0, 2.0])
+
+
+def dke_response(rng):
+    options = dke_options(rng)
+    tensors = [dke_positions(rng, rng.randint(1, 4), rng.randint(1, 9))]
+
+    def call(function, where):
+        return function(where, *options)
+
+    return call, ops.dke_response, reference.dke_response, tensors
+
+
+def dke_kernel(rng):
+    window, *options = dke_options(rng)
+    channels, out, groups = channels_of(rng)
+    points = rng.randint(1, 9)
+    tensors = [normal(out, channels // groups, points), dke_positions(rng, channels, points)]
+
+    def definition(weight, where, window, groups, *options):
+        response = reference.dke_response(where, window, *options)
+        own = [
+            torch.einsum("oip,ipuv->oiuv", *parts)
+            for parts in zip(weight.chunk(groups), response.chunk(groups), strict=True)
+        ]
+        return torch.cat(own)
+
+    def call(function, weight, where):
+        return function(weight, where, window, groups, *options)
+
+    return call, ops.dke_kernel, definition, tensors
+
+
 def drconv2d(rng):
     size, geometry, shape = geometry_of(rng)
     channels, out, groups = channels_of(rng)
@@ -226,16 +288,126 @@ def orthogonalize(rng):
     )
 
 
+def involution2d(rng):
+    size, geometry, shape = geometry_of(rng)
+    groups = rng.choice([1, 2, 3])
+    channels, batch = groups * rng.choice([1, 2, 5]), rng.randint(0, 2)
+    places = conv_output_size(shape, size, *geometry)
+    tensors = [map_of(rng, batch, channels, *shape), normal(batch, groups, *size, *places)]
+    if rng.random() < 0.5:
+        tensors.append(normal(channels))
+
+    def call(function, x, kernels, bias=None):
+        return function(x, kernels, bias, *geometry)
+
+    return call, ops.involution2d, reference.involution2d, tensors
+
+
+def associate_kernels(rng):
+    association, size = rng.randint(1, 4), (rng.randint(1, 5), rng.randint(1, 5))
+    out, per_group = rng.randint(1, 20), rng.randint(1, 4)
+    layers, sheets = rng.randint(1, 3), -(-out // association**2)
+    sides = rng.choice([1, 3, 5]), rng.choice([1, 3, 5])
+    dilation, skip = (rng.randint(1, 3), rng.randint(1, 3)), rng.random() < 0.5
+    tensors = [
+        normal(out, per_group, *size),
+        normal(layers, sheets, *sides) / (sides[0] * sides[1]) ** 0.5,
+    ]
+    # A kernel of one element has no deviation.
+    if sides != (1, 1) and rng.random() < 0.5:
+        sheet = layers, sheets, association * size[0], association * size[1]
+        tensors += [normal(*sheet), normal(*sheet)]
+
+    def call(function, weight, super_weight, *norms):
+        return function(weight, super_weight, association, dilation, skip, norms or None)
+
+    return call, ops.associate_kernels, reference.associate_kernels, tensors
+
+
+def filters_of(rng):
+    # Of one element, or nearly equal ones, a norm magnifies rounding.
+    return normal(rng.randint(1, 9), rng.randint(2, 5), rng.randint(1, 4), rng.randint(2, 4))
+
+
+def standardize(rng):
+    weight = filters_of(rng)
+    tensors = [weight, normal(len(weight)), normal(len(weight))]
+    return apply, ops.standardize, reference.standardize, tensors
+
+
+def normalize_filters(rng):
+    weight = filters_of(rng)
+
+    def definition(weight, gain, mean):
+        centred = weight - weight.mean((1, 2, 3), keepdim=True)
+        variance = centred.square().mean((1, 2, 3), keepdim=True)
+        return centred / (variance + 1e-5).sqrt() * gain + mean
+
+    tensors = [weight, normal(*weight.shape[1:]), normal(*weight.shape[1:])]
+    return apply, ops.normalize_filters, definition, tensors
+
+
+def apply(function, *tensors):
+    return function(*tensors)
+
+
+def repulsion(rng):
+    axes, count, radius = rng.randint(1, 3), rng.randint(2, 9), rng.choice([0.5, 1.0, 4.0])
+
+    def definition(positions, radius):
+        points = positions.flatten(1, -2).permute(1, 2, 0)
+        near = [
+            (radius - (kernel[i] - kernel[j]).norm()).relu()
+            for kernel in points
+            for i in range(count)
+            for j in range(i)
+        ]
+        return torch.stack(near).mean()
+
+    def call(function, where):
+        return function(where, radius).to(where.dtype)
+
+    tensors = [normal(axes, rng.randint(1, 4), rng.randint(1, 3), count)]
+    return call, ops.repulsion, definition, tensors
+
+
+def orthogonality(rng):
+    filters = rng.randint(1, 9)
+
+    def definition(kernel):
+        rows = kernel.flatten(1)
+        terms = [
+            (rows[i] @ rows[j] - float(i == j)).square()
+            for i in range(filters)
+            for j in range(filters)
+        ]
+        return torch.stack(terms).mean()
+
+    def call(function, kernel):
+        return function(kernel).to(kernel.dtype)
+
+    return call, ops.orthogonality, definition, [normal(filters, rng.randint(1, 9), 2)]
+
+
 OPERATIONS = [
     dcls_kernel,
+    dcls_conv2d,
     depthwise_conv2d,
     depthwise_taps,
     dk_conv2d,
     dke_conv2d,
+    dke_response,
+    dke_kernel,
     drconv2d,
     drconv2d_factorised,
     condconv2d,
     orthogonalize,
+    involution2d,
+    associate_kernels,
+    standardize,
+    normalize_filters,
+    repulsion,
+    orthogonality,
 ]
 
 
@@ -276,6 +448,13 @@ def checked(make, number, dtype):
             atol=tolerance * scale,
             msg=lambda text, seed=seed: f"case {seed!r}: {text}",
         )
+
+
+def test_every_operation_is_tried():
+    assert {make.__name__ for make in OPERATIONS} == {*ops.__all__} - {
+        "has_extension",
+        "without_extension",
+    }
 
 
 @pytest.mark.parametrize("make", OPERATIONS, ids=lambda make: make.__name__)
