@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from ..ops.dispatch import in_full_precision
+from ..ops.dispatch import accumulate_dtype
 from ..ops.dke import INTERPOLATIONS, dke_conv2d, dke_kernel, dke_response
 from ..ops.geometry import under_middle
 from .arguments import greater_than, one_of, positive_int
@@ -207,9 +207,8 @@ class DKEConv2d(LearnableConv2d):
 
     def _response(self) -> Tensor:
         """G, ``(in or 1, points, rows, columns)``, in float32 even if the model is in half."""
-        return in_full_precision(
-            dke_response, self.positions, self.window, *self._gaussian.values()
-        )
+        positions = self.positions.to(accumulate_dtype(self.positions.dtype))
+        return dke_response(positions, self.window, *self._gaussian.values())
 
     @property
     def _gaussian(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .autograd import define, differentiable, once
-from .dispatch import check_devices, without_autocast
+from .dispatch import check_devices, in_full_precision, without_autocast
 
 __all__ = ["associate_kernels", "normalize_filters", "orthogonalize", "standardize"]
 
@@ -27,8 +27,8 @@ def associate_kernels(
     Each group of ``association ** 2`` kernels is tiled into a sheet,
     ``(co a a) ci kh kw -> ci co (a kh) (a kw)``; the last sheet is filled up with zero kernels.
     Each super layer convolves a sheet with the sheet's own super kernel, which is shared over
-    ``ci``. Finally the sheets are cut into kernels again. Computed in the weight's precision, also
-    under autocast.
+    ``ci``. Finally the sheets are cut into kernels again. Computed in at least float32, since each
+    super layer adds to the rounding of those before.
 
     Args:
         weight: ``(out, in / groups, kH, kW)``.
@@ -49,22 +49,33 @@ def associate_kernels(
     """
     gain, mean = norms or (None, None)
     check_devices(weight=weight, super_weight=super_weight, gain=gain, mean=mean)
+    arguments = weight, super_weight, gain, mean, association, dilation, skip
+    return in_full_precision(_associate, *arguments).to(weight.dtype)
+
+
+def _associate(
+    weight: Tensor,
+    super_weight: Tensor,
+    gain: Tensor | None,
+    mean: Tensor | None,
+    association: int,
+    dilation: Sequence[int],
+    skip: bool,
+) -> Tensor:
     out, per_group, rows, columns = weight.shape
     a, sheets = association, super_weight.shape[1]
     missing = weight.new_zeros(sheets * a * a - out, per_group, rows, columns)
     picture = torch.cat([weight, missing]).reshape(sheets, a, a, per_group, rows, columns)
     picture = picture.permute(3, 0, 1, 4, 2, 5).reshape(per_group, sheets, a * rows, a * columns)
     padding = [d * (n // 2) for d, n in zip(dilation, super_weight.shape[2:], strict=True)]
-    with without_autocast(weight):
-        for layer, kernel in enumerate(super_weight):
-            if norms is not None:
-                deviation = kernel.std((1, 2), keepdim=True) + STANDARDIZE_EPS
-                kernel = (kernel - kernel.mean((1, 2), keepdim=True)) / deviation
-            moved = F.conv2d(picture, kernel[:, None], None, 1, padding, tuple(dilation), sheets)
-            if norms is not None:
-                gain, mean = (part[layer] for part in norms)
-                moved = F.layer_norm(moved, moved.shape[1:], gain, mean)
-            picture = picture + moved if skip else moved
+    for layer, kernel in enumerate(super_weight):
+        if gain is not None:
+            deviation = kernel.std((1, 2), keepdim=True) + STANDARDIZE_EPS
+            kernel = (kernel - kernel.mean((1, 2), keepdim=True)) / deviation
+        moved = F.conv2d(picture, kernel[:, None], None, 1, padding, tuple(dilation), sheets)
+        if gain is not None and mean is not None:
+            moved = F.layer_norm(moved, moved.shape[1:], gain[layer], mean[layer])
+        picture = picture + moved if skip else moved
     picture = picture.reshape(per_group, sheets, a, rows, a, columns).permute(1, 2, 4, 0, 3, 5)
     return picture.reshape(-1, per_group, rows, columns)[:out]
 

@@ -114,7 +114,7 @@ def dke_kernel(
         ValueError: tensors on several devices, or an unknown interpolation.
     """
     check_devices(weight=weight, positions=positions)
-    response = in_full_precision(dke_response, positions, window, interpolation, alpha, radius)
+    response = in_full_precision(_response, positions, window, interpolation, alpha, radius)
     response = response.to(weight.dtype)
     response = response.expand(weight.shape[1] * groups, -1, -1, -1).unflatten(0, (groups, -1))
     with without_autocast(weight):
@@ -149,6 +149,17 @@ def dke_response(
     Raises:
         ValueError: an unknown interpolation.
     """
+    response = in_full_precision(_response, positions, window, interpolation, alpha, radius)
+    return response.to(positions.dtype)
+
+
+def _response(
+    positions: Tensor,
+    window: Sequence[int],
+    interpolation: str,
+    alpha: Tensor | float,
+    radius: float,
+) -> Tensor:
     _check_interpolation(interpolation)
     if interpolation == "gauss":
         positions = differentiated_once(positions, "the gradient of DKE's positions")
