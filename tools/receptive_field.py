@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from mmlearnconv import cli
 from mmlearnconv.analysis import areas, centred, contribution
-from mmlearnconv.engine import atomic_write
+from mmlearnconv.engine import atomic_write, load_checkpoint
 from mmlearnconv.visualization import normalise, read_image
 
 SAVE_EVERY = 10  # images
@@ -101,8 +101,8 @@ def measure(
     """The mean contribution over all places; what was done before is read from the state file."""
     total, done = torch.zeros(size, size, dtype=torch.double), 0
     if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
-        if state["key"] == key:
+        state = load_checkpoint(state_file)
+        if state.get("key") == key:
             total, done = state["total"], state["done"]
     bar = ProgressBar(len(places) - done, file=sys.stderr) if done < len(places) else None
     for i in range(done, len(places)):
@@ -144,7 +144,8 @@ def draw(fields: dict[str, Tensor], path: Path) -> None:
         picture = axis.imshow(shares, cmap="YlGn", vmin=0, vmax=1)
         axis.set(title=name, xlabel="column (pixels)", ylabel="row (pixels)")
     figure.colorbar(picture, ax=list(axes[0]), label="log10(contribution + 1), largest = 1")
-    figure.savefig(path, dpi=120)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
     plt.close(figure)
 
 

@@ -1,6 +1,7 @@
 """The command line for receptive fields, on small models whose fields are known."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -49,6 +50,14 @@ def test_two_models_side_by_side_and_an_interrupted_run_goes_on(tmp_path, run_to
     state["total"][16, 16] = 1e12
     torch.save(state, state_file)
     assert "| nine | 3 " in run_tool("receptive_field", *arguments)
+    # A damaged one is named.
+    whole = state_file.read_bytes()
+    for content in (b"", b"<html></html>", whole[:-100]):
+        state_file.write_bytes(content)
+        said = run_tool("receptive_field", *arguments)
+        assert re.match(rf"error: checkpoint {state_file} .*damaged", said), said
+        assert state_file.read_bytes() == content
+    state_file.write_bytes(whole)
     # Other arguments do not go on with it.
     arguments[3] = 11
     assert "| nine | 5 " in run_tool("receptive_field", *arguments)
