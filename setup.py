@@ -86,7 +86,7 @@ def for_mim() -> list[str]:
         if not link.exists():
             link.unlink(missing_ok=True)
             link.symlink_to(Path("..", "..", name))
-    patterns = ("model-index.yml", "configs/**/*.py", "configs/**/*.yml", "tools/*")
+    patterns = "model-index.yml", *(f"configs/**/*.{end}" for end in ("py", "yml", "md")), "tools/*"
     return [
         path.relative_to(root / package).as_posix()
         for pattern in patterns

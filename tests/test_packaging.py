@@ -19,6 +19,8 @@ def test_mim_finds_the_configs_of_an_installed_package(tmp_path):
     )
     folder = tmp_path / "mmlearnconv" / ".mim"
     for path in yaml.safe_load((folder / "model-index.yml").read_text())["Import"]:
-        for model in yaml.safe_load((folder / path).read_text())["Models"]:
+        listed = yaml.safe_load((folder / path).read_text())
+        assert all((folder / c["README"]).is_file() for c in listed["Collections"])
+        for model in listed["Models"]:
             assert (folder / model["Config"]).is_file()
     assert (folder / "tools" / "train.py").is_file()

@@ -102,6 +102,8 @@ make_venv() {
     [ -x "$PYTHON" ] || step "making $VENV" "On Debian the venv module is the package python3-venv." \
         "$base" -m venv "$VENV"
     pins >"$VENV/pins.txt"
+    cp "$ROOT/tests/libraries.txt" "$VENV/libraries.txt"
+    [ "$FAMILY" = onedl ] || sed -i "s/^onedl-mmpretrain==.*/mmpretrain==1.2.0/" "$VENV/libraries.txt"
     # shellcheck disable=SC2046
     step "installing PyTorch and the build tools" "$network" "$PYTHON" -m pip install -q --no-compile \
         $(pinned 'torch|setuptools|wheel|ninja|packaging|psutil|numpy')
@@ -110,7 +112,7 @@ make_venv() {
         "$PYTHON" -m pip install -q --no-compile --no-build-isolation -r "$VENV/pins.txt"
     step "installing libraries that tests compare with" "$network" \
         "$PYTHON" -m pip install -q --no-compile --no-deps --no-build-isolation --upgrade --target "$VENV/libraries" \
-        -r "$ROOT/tests/libraries.txt"
+        -r "$VENV/libraries.txt"
     step "building and installing mmlearnconv" "See the compiler's message above." \
         "$PYTHON" -m pip install -q --no-build-isolation --no-deps -e "$ROOT"
     # It caches grammars; of processes that import it first at once, one may find half a file.

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Build the sdist and from it the wheel, install that, and see that its operations work.
+# Build the sdist and from it the wheel, install that, and see that its operations work, and that mim
+# finds, trains and tests its configs outside of a checkout.
 set -euo pipefail
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 PYTHON="${PYTHON:-python}"
@@ -28,3 +29,23 @@ assert ops.has_extension()
 ops.dcls_kernel(torch.ones(1, 1, 1), torch.zeros(2, 1, 1, 1), (3, 3))
 print("sdist and wheel: built, installed, compiled, running")
 PY
+
+# openmim needs pkg_resources, which setuptools 82 dropped.
+"$PYTHON" -m pip install -q --no-compile --no-deps --target "$FOLDER/mim" openmim==0.3.9 \
+    model-index==0.1.11 ordered-set==4.1.0 pandas==2.3.3 tabulate==0.9.0 setuptools==80.9.0 \
+    pytz==2025.2 tzdata==2025.2
+mim() {
+    PYTHONPATH="$target:$FOLDER/mim" "$PYTHON" -W ignore "$FOLDER/mim/bin/mim" "$@" >"$FOLDER/said" 2>&1 || {
+        cat "$FOLDER/said" >&2
+        exit 1
+    }
+}
+mim search mmlearnconv --dataset CIFAR-10 --field config
+grep -q configs/dke/resnet18_dke_cifar10.py "$FOLDER/said"
+config=quickstart_mask_rcnn_dcls.py
+mim train mmlearnconv "$config" --gpus 0 --work-dir "$FOLDER/run" \
+    --cfg-options train_cfg.max_iters=1 train_cfg.val_begin=9
+mim test mmlearnconv "$config" --checkpoint "$FOLDER/run/iter_1.pth" --gpus 0 \
+    --work-dir "$FOLDER/run" --cfg-options test_dataloader.dataset.indices=2
+grep -q coco/segm_mAP "$FOLDER/said"
+echo "mim: searched, trained, tested"

@@ -71,10 +71,18 @@ def _of_configs(root: Path) -> Iterator[Row]:
                     base=metadata.get("Increase Over"),
                     # As papers of detectors count.
                     elementwise=not metadata["Training Data"].startswith(("ImageNet", "CIFAR")),
-                    size=metadata.get("Image Size") and tuple(metadata["Image Size"]),
+                    size=_size(metadata.get("Image Size")),
                     accuracy=", ".join(f"{k} {v}" for part in metrics for k, v in part.items()),
                     note=metadata.get("Differs Because", ""),
                 )
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    """'32x48' is 32 rows and 48 columns."""
+    if text is None:
+        return None
+    height, width = map(int, text.split("x"))
+    return height, width
 
 
 def _tables(published: str) -> list[str]:

@@ -34,6 +34,8 @@ def test_the_index_lists_every_config():
     assert len({model["Name"] for model in models}) == len(models)
     for model in models:
         assert Path(model["Config"]).stem == model["Name"]
+        # mim search reads nothing else.
+        assert all(isinstance(v, str | int | float) for v in model["Metadata"].values())
         for result in model.get("Results", []):
             assert {"Task", "Dataset", "Metrics"} <= result.keys()
             assert all(0 < value < 100 for value in result["Metrics"].values())
