@@ -28,7 +28,7 @@ ALIKE = "torchvision/resnet18", "torchvision/efficientnet_b0"
 QUICK = "timm/convnext_atto", "timm/efficientnet_b0", "torchvision/mobilenet_v2"
 
 
-def check(name):
+def check(name, backend):
     """To be run in a process that may import what it likes."""
     libraries.find()
     import torch
@@ -78,7 +78,7 @@ def check(name):
         trained = swapped(image)
     assert (trained - found).abs().max() > 0
     exported = torch.export.export(swapped, (image,)).module()
-    compiled = torch.compile(swapped, backend="aot_eager", fullgraph=True)
+    compiled = torch.compile(swapped, backend=backend, fullgraph=True)
     with torch.no_grad():
         for other in (exported, compiled):
             torch.testing.assert_close(other(image), trained, rtol=1e-4, atol=1e-4 * float(scale))
@@ -99,7 +99,13 @@ def test_the_page_has_the_rule_that_was_tried(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", mostly_long(CASES, *QUICK))
-def test_a_network_of_another_library(name):
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    mostly_long(
+        [(name, "aot_eager") for name in CASES] + [(name, "inductor") for name in QUICK],
+        *((name, "aot_eager") for name in QUICK),
+    ),
+)
+def test_a_network_of_another_library(name, backend):
     libraries.need()
-    call(check, name)
+    call(check, name, backend)

@@ -1,5 +1,7 @@
 """Whole detectors and segmentors: a plain network's checkpoint in a swapped one."""
 
+from ast import literal_eval
+
 import pytest
 import torch
 from mmdet.testing import demo_mm_inputs
@@ -11,6 +13,7 @@ from torch import nn
 
 from mmlearnconv.catalog import names, operator_of
 from mmlearnconv.layers import LearnableConv
+from mmlearnconv.surgery import swap_convs
 from tests.conftest import LONG
 
 pytestmark = pytest.mark.slow
@@ -124,3 +127,34 @@ def test_a_plain_checkpoint_in_a_swapped_network_gives_the_same(plain, operator)
         for key in ("bboxes", "scores"):
             torch.testing.assert_close(predictions[key], expected[2][key], rtol=1e-3, atol=1e-3)
         assert torch.equal(predictions.labels, expected[2].labels)
+
+
+@pytest.mark.parametrize("operator", ["DK", "DRConv"])
+@pytest.mark.parametrize(
+    ("scope", "backbone", "levels"),
+    [
+        ("mmdet", dict(type="EfficientNet", arch="b0", out_indices=(2, 3, 4, 5)), 4),
+        ("mmseg", dict(type="MobileNetV3", arch="small", out_indices=(0, 1, 12)), 3),
+    ],
+    ids=["EfficientNet", "MobileNetV3"],
+)
+def test_backbones_whose_padding_adapts(scope, backbone, levels, operator):
+    """Strided convolutions, whose padding depends on the image, are refused; the others exact."""
+    init_default_scope(scope)
+    model = MODELS.build(backbone)
+    model.eval()
+    randomise_statistics(model)
+    image = torch.randn(1, 3, 90, 102)
+    with torch.no_grad():
+        expected = model(image)
+    rule = dict(pattern="*", depthwise=True, conv=dict(type=operator))
+    with pytest.raises(TypeError, match="its padding depends on the image's size") as refused:
+        swap_convs(model, [rule])
+    exclude = literal_eval(str(refused.value).split("exclude=")[1].removesuffix(" leaves alone"))
+    swap_convs(model, [rule | dict(exclude=exclude)])
+    assert sum(isinstance(m, LearnableConv) for m in model.modules()) >= 5
+    with torch.no_grad():
+        found = model(image)
+    assert len(found) == levels
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 * theirs.abs().max().item())
