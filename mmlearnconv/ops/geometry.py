@@ -76,7 +76,8 @@ def zero_unread_taps(
     """The kernel with zeros in taps that lie beyond the map at every place; their gradient is zero.
 
     A strided kernel has such taps on a map of few pixels. On CPUs that multiply in bfloat16, oneDNN
-    (3.12) returns as their gradient what lay in memory.
+    (3.12) returns as their gradient what lay in memory. Graphs, which hold for other sizes too, and
+    taps that are not finite are left as they are.
 
     Args:
         weight: ``(..., *kernel_size)``.
@@ -95,7 +96,7 @@ def zero_unread_taps(
             continue
         read = [any(0 <= s * i + d * tap - p < n for i in range(o)) for tap in range(k)]
         shape = [k if a == axis else 1 for a in range(len(size))]
-        kept = torch.tensor(read, device=weight.device).view(shape)
+        kept = torch.tensor(read, device=weight.device).view(shape) | ~weight.isfinite()
         weight = torch.where(kept, weight, 0)
     return weight
 

@@ -29,5 +29,7 @@ def test_taps_that_read_nothing_are_zeroed(dims):
         (read,) = torch.autograd.grad(y.sum(), weight)
         kept = zero_unread_taps(weight, size, *geometry)
         assert torch.equal(kept, (read > 0).double())
+        wrong = torch.full_like(weight, torch.nan)
+        assert zero_unread_taps(wrong, size, *geometry).isnan().all()
         met += kept is not weight
     assert met > 20
