@@ -60,6 +60,15 @@ pins() {
         cat "$ROOT/requirements-openmmlab.txt"
     fi
 }
+# mmpretrain 1.2 cannot be imported beside newer transformers.
+libraries() {
+    if [ "$FAMILY" = onedl ]; then
+        cat "$ROOT/tests/libraries.txt"
+    else
+        sed -e "s/^onedl-mmpretrain==.*/mmpretrain==1.2.0/" -e "s/^transformers==.*/transformers==4.45.2/" \
+            -e "s/^tokenizers==.*/tokenizers==0.20.3/" "$ROOT/tests/libraries.txt"
+    fi
+}
 pinned() { pins | grep -E "^($1)=="; }
 
 # mmcv with its compiled operations: a wheel of the index if one fits, else built once and kept,
@@ -102,8 +111,7 @@ make_venv() {
     [ -x "$PYTHON" ] || step "making $VENV" "On Debian the venv module is the package python3-venv." \
         "$base" -m venv "$VENV"
     pins >"$VENV/pins.txt"
-    cp "$ROOT/tests/libraries.txt" "$VENV/libraries.txt"
-    [ "$FAMILY" = onedl ] || sed -i "s/^onedl-mmpretrain==.*/mmpretrain==1.2.0/" "$VENV/libraries.txt"
+    libraries >"$VENV/libraries.txt"
     # shellcheck disable=SC2046
     step "installing PyTorch and the build tools" "$network" "$PYTHON" -m pip install -q --no-compile \
         $(pinned 'torch|setuptools|wheel|ninja|packaging|psutil|numpy')
