@@ -8,7 +8,6 @@ import re
 import pytest
 import torch
 from torch import nn
-from torch.ao import quantization
 from torch.nn.utils import parametrizations, parametrize, prune
 
 from tests.layers.contract import EVERY_LAYER, random_map
@@ -142,6 +141,8 @@ def test_a_quantised_map_is_refused_by_name(name, layer, options):
 
 @EVERY_LAYER
 def test_a_quantised_model_is_refused_by_name(name, layer, options):
+    # Deprecated: later versions may have it no longer.
+    quantization = pytest.importorskip("torch.ao.quantization")
     conv, x = make(layer, options)
     model = nn.Sequential(quantization.QuantStub(), conv, quantization.DeQuantStub()).eval()
     model.qconfig = quantization.get_default_qconfig("x86")

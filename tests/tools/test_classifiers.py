@@ -14,6 +14,7 @@ from tests import libraries
 from tests.conftest import ROOT, mostly_long
 from tests.processes import run_file
 from tests.tools.test_command_lines import ONE_PROCESS, TINY, another_operator, scalars
+from tests.tools.test_command_lines import run as launch
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("classifiers")]
 
@@ -187,6 +188,28 @@ def test_without_mmpretrain_it_is_named(tmp_path):
     assert "mmpretrain" in said
     assert "mmlearnconv[cls]" in said
     assert "Traceback" not in said
+
+
+def test_two_processes_train_and_test_a_classifier(data, tmp_path):
+    _, classes = data
+    # The processes that the launcher starts are none of the test's forks.
+    (tmp_path / "sitecustomize.py").write_text("from tests import libraries\nlibraries.find()\n")
+    environment = dict(PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
+    work_dir = tmp_path / "work"
+    common = "--data-root", classes, "--work-dir", work_dir, "--cfg-options"
+    launch(
+        *("bash", "tools/dist_train.sh", CLASSIFIER, 2, *common, *SMALL, *operator("DCLS")),
+        **environment,
+    )
+    assert "GPU number: 2" in next(work_dir.glob("*/*.log")).read_text()
+    checkpoint = work_dir / "iter_2.pth"
+    assert torch.load(checkpoint, weights_only=False)["meta"]["iter"] == 2
+    said = launch(
+        *("bash", "tools/dist_test.sh", CLASSIFIER, checkpoint, 2, *common, *ONE_PROCESS),
+        *operator("DCLS"),
+        **environment,
+    )
+    assert "accuracy/top1" in said
 
 
 def test_predictions_are_drawn(data, tmp_path):
