@@ -29,6 +29,9 @@ SETTINGS = settings(
     suppress_health_check=list(HealthCheck),
 )
 DTYPES = torch.float64, torch.float32, torch.float16, torch.bfloat16
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+# On a GPU float32 would be multiplied with ten bits.
+torch.backends.cudnn.allow_tf32 = False
 LAYOUTS = "contiguous", "channels_last", "strided"
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -66,6 +69,7 @@ def inputs(draw: Any, dims: int) -> dict[str, Any]:
         size=draw(st.tuples(*[st.integers(1, 14 if dims < 3 else 8)] * dims)),
         layout=draw(st.sampled_from(LAYOUTS)),
         dtype=draw(st.sampled_from(DTYPES)),
+        device=draw(st.sampled_from(DEVICES)),
         seed=draw(st.integers(0, 2**31)),
     )
 
@@ -78,7 +82,7 @@ def make_map(channels: int, case: dict[str, Any]) -> torch.Tensor:
         x = torch.randn(shape)
     if case["layout"] == "channels_last" and x.ndim in CHANNELS_LAST:
         x = x.contiguous(memory_format=CHANNELS_LAST[x.ndim])
-    return x.to(case["dtype"])
+    return x.to(case.get("device", "cpu"), case["dtype"])
 
 
 def run(conv: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
@@ -86,7 +90,8 @@ def run(conv: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
     leaves = [x.detach().clone().requires_grad_(), *conv.parameters()]
     y = conv(leaves[0])
     # So small that the sums of it are about one, which errors are relative to.
-    upstream = torch.linspace(-1, 1, y.numel(), dtype=torch.double).sin().view(y.shape)
+    upstream = torch.linspace(-1, 1, y.numel(), dtype=torch.double, device=y.device)
+    upstream = upstream.sin().view(y.shape)
     upstream = upstream / max(1, y.numel()) ** 0.5
     grads = torch.autograd.grad(y, leaves, upstream.to(y.dtype))
     return [y.detach(), *grads]
@@ -126,7 +131,7 @@ def test_a_layer_does_what_a_convolution_does(name, layer, options):
     def check(geometry, case):
         torch.manual_seed(case["seed"])
         x = make_map(geometry["in_channels"], case)
-        plain = CONVOLUTIONS[dims](**geometry).to(x.dtype)
+        plain = CONVOLUTIONS[dims](**geometry).to(x)
         conv = build(layer, geometry, options)
         if conv is None:
             return
@@ -134,6 +139,7 @@ def test_a_layer_does_what_a_convolution_does(name, layer, options):
             for parameter in conv.parameters():
                 # Away from whole positions, where interpolation has kinks.
                 parameter.add_(torch.empty_like(parameter).uniform_(0.02, 0.06))
+        conv = conv.to(x.device)
         exact = copy.deepcopy(conv)
         conv = conv.to(x.dtype)
         try:
