@@ -411,8 +411,12 @@ template <typename T>
 T __ldg(const T* from) {
   return *from;
 }
+// CUDA has these for floating point as well; of C's functions, abs takes integers only.
+using std::abs;
+using std::exp;
 using std::max;
 using std::min;
+using std::rint;
 
 // Copies that arrive when they are waited for, no sooner.
 inline void __pipeline_memcpy_async(void* to, const void* from, size_t size) {
