@@ -78,6 +78,18 @@ def compare(rank, rendezvous, how):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["ddp", "fsdp2"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "ddp",
+        pytest.param(
+            "fsdp2",
+            marks=pytest.mark.skipif(
+                not hasattr(torch.cpu.Stream, "record_event"),
+                reason="this PyTorch has no FSDP2 on the CPU",
+            ),
+        ),
+    ],
+)
 def test_two_processes_train_as_one(how, tmp_path):
     spawn(compare, (tmp_path / "rendezvous", how), nprocs=RANKS)
