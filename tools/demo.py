@@ -10,18 +10,20 @@ labels of all pixels as .labels.png.
 import argparse
 import json
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import cv2
 import mmcv
 import numpy as np
+import torch
 from mmengine.config import Config
 from mmengine.utils import ProgressBar
 
 from mmlearnconv import cli
+from mmlearnconv.datasets import InputPipeline, LoadedImage
 from mmlearnconv.engine import atomic_write, enforce_weights_only, load_checkpoint, load_whole
-from mmlearnconv.visualization import read_image
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 
@@ -44,7 +46,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 class Model:
-    """mmdet's or mmseg's inferencer, for one image at a time."""
+    """mmdet's or mmseg's inferencer, fed by the config's own test pipeline."""
 
     def __init__(self, cfg: Config, checkpoint: str, device: str, score: float) -> None:
         scope = cfg.get("default_scope", "mmdet")
@@ -53,6 +55,13 @@ class Model:
                 f"CONFIG: default_scope is {scope!r}; what is drawn are detections and "
                 "segmentations, of 'mmdet' and 'mmseg'"
             )
+        self.pipeline = InputPipeline(cfg)
+        # The inferencers know mmcv's loader alone; theirs is not used.
+        dataset = cfg.test_dataloader.dataset
+        while "pipeline" not in dataset and (dataset.get("dataset") or dataset.get("datasets")):
+            dataset = dataset.get("dataset") or dataset.datasets[0]
+        cfg.test_dataloader.dataset = dataset
+        dataset.pipeline = [dict(type="LoadImageFromFile")]
         options: dict[str, Any] = dict(weights=checkpoint, device=device, show_progress=False)
         # Backbones are not to be fetched: the checkpoint has their weights.
         cli.forget_checkpoints(cfg.model)
@@ -70,14 +79,15 @@ class Model:
             self.inferencer = DetInferencer(cfg, **options)
             self.options = dict(pred_score_thr=score)
 
-    def __call__(self, image: np.ndarray) -> tuple[np.ndarray, Any]:
+    @torch.no_grad()
+    def __call__(self, image: LoadedImage) -> tuple[np.ndarray, Any]:
         """The picture in RGB, and labels of pixels or a dict of boxes, labels and scores."""
-        # Inferencers take images as mmcv reads them, BGR, and draw on RGB.
-        found = self.inferencer(image[..., ::-1], return_vis=True, **self.options)
-        picture, prediction = found["visualization"], found["predictions"]
-        if isinstance(picture, list):
-            picture, prediction = picture[0], prediction[0]
-        return picture, prediction
+        found = self.inferencer.model.test_step(self.pipeline.batch(image))
+        pictures = self.inferencer.visualize(
+            [image.picture], found, return_vis=True, **self.options
+        )
+        prediction = self.inferencer.postprocess(found, pictures)["predictions"]
+        return pictures[0], prediction[0] if isinstance(prediction, list) else prediction
 
 
 def save_prediction(prediction: Any, path: Path) -> None:
@@ -95,13 +105,13 @@ def draw_images(model: Model, files: list[Path], root: Path, out: Path) -> list[
     failures = []
     bar = ProgressBar(len(files), file=sys.stderr)
     for path in files:
+        bar.update()
         try:
-            picture, prediction = model(read_image(path))
+            image = model.pipeline.load(path)
         except ValueError as error:
             failures.append(str(error))
             continue
-        finally:
-            bar.update()
+        picture, prediction = model(image)
         target = out / path.relative_to(root)
         with atomic_write(target) as file:
             mmcv.imwrite(np.ascontiguousarray(picture[..., ::-1]), str(file))
@@ -124,11 +134,13 @@ def draw_video(model: Model, path: Path, out: Path) -> int:
     bar = ProgressBar(len(video), file=sys.stderr)
     predictions: list[Any] = []
     count = 0
-    with atomic_write(target) as file:
+    with atomic_write(target) as file, tempfile.TemporaryDirectory() as folder:
         writer = None
         for frame in video:
             count += 1
-            picture, prediction = model(np.ascontiguousarray(frame[..., ::-1]))
+            # A file, so that the config's own loader reads it.
+            mmcv.imwrite(frame, f"{folder}/frame.png")
+            picture, prediction = model(model.pipeline.load(f"{folder}/frame.png"))
             if writer is None:
                 size = picture.shape[1], picture.shape[0]
                 writer = cv2.VideoWriter(
@@ -154,8 +166,7 @@ def main() -> None:
     failures: list[str] = []
     try:
         video = source.suffix.lower() in VIDEOS
-        files = [] if video else cli.find_images("INPUT", [args.input])
-        if video and not source.is_file():
+        if not source.exists():
             raise FileNotFoundError(f"INPUT {source}: does not exist")
         root = source if source.is_dir() else source.parent
         if args.out.resolve() == root.resolve():
@@ -165,6 +176,8 @@ def main() -> None:
         enforce_weights_only(args.trust_checkpoint)
         model = Model(cfg, args.checkpoint, args.device, args.score)
         load_whole(model.inferencer.model, checkpoint, args.checkpoint)
+        load = model.pipeline.load
+        files = [] if video else cli.find_images("INPUT", [args.input], load)
         if video:
             print(f"{draw_video(model, source, args.out)} frames in {args.out}/{source.stem}.mp4")
         else:

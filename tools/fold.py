@@ -21,10 +21,12 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
+from mmengine.model import revert_sync_batchnorm
 from torch import Tensor, nn
 
 from mmlearnconv import cli, engine
+from mmlearnconv.analysis import input_channels
+from mmlearnconv.datasets import InputPipeline, LoadedImage
 from mmlearnconv.layers import LearnableConv
 from mmlearnconv.surgery import fold_convs, folded_config
 from mmlearnconv.surgery.fold import TAPS
@@ -51,39 +53,26 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def load(args: argparse.Namespace) -> tuple[nn.Module, Any, Config, dict[str, Any]]:
-    """The model, the function that runs it on an image, its config, the checkpoint's meta data."""
+def load(args: argparse.Namespace) -> tuple[nn.Module, Config, dict[str, Any]]:
+    """The model, its config, the checkpoint's meta data."""
     if args.image is not None and not Path(args.image).is_file():
         raise FileNotFoundError(f"{args.image} does not exist")
-    cfg = cli.read_config(args.config, args.cfg_options)
-    engine.enforce_weights_only(args.trust_checkpoint)
-    checkpoint = engine.load_checkpoint(args.checkpoint, trust=args.trust_checkpoint)
-    scope = cfg.get("default_scope")
+    trust = args.trust_checkpoint
+    checkpoint = engine.load_checkpoint(args.checkpoint, trust=trust)
+    model, cfg = cli.build_model(args.config, args.checkpoint, args.cfg_options, trust)
+    if cfg is None:
+        raise ValueError(f"{args.config}: must be a config")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    if scope == "mmdet":
-        from mmdet.apis import inference_detector as run
-        from mmdet.apis import init_detector as build
-    elif scope == "mmseg":
-        from mmseg.apis import inference_model as run
-        from mmseg.apis import init_model as build
-    elif scope == "mmpretrain":
-        from mmpretrain.apis import ImageClassificationInferencer
-        from mmpretrain.apis import init_model as build
-
-        def run(model: nn.Module, image: Any) -> Any:
-            return ImageClassificationInferencer(model)(image)[0]
-    else:
-        raise ValueError(f"default_scope: {scope!r}; must be 'mmdet', 'mmseg' or 'mmpretrain'")
-    init_default_scope(scope)
-    model = build(copy.deepcopy(cfg), args.checkpoint, device=device)
-    engine.load_whole(model, checkpoint, args.checkpoint)
-    return model, run, cfg, checkpoint.get("meta", {})
+    return revert_sync_batchnorm(model).to(device), cfg, checkpoint.get("meta", {})
 
 
 def parts(model: nn.Module) -> Iterable[tuple[str, nn.Module]]:
-    """Backbone, neck and heads."""
-    for parent, prefix in ((model, ""), (getattr(model, "roi_head", nn.Module()), "roi_head.")):
-        yield from ((prefix + n, m) for n, m in parent.named_children() if "preproc" not in n)
+    """Backbone, neck and heads; of models in a model, as student and teacher are, those of each."""
+    for parent, module in model.named_modules():
+        if hasattr(module, "backbone") or parent.endswith("roi_head"):
+            for name, part in module.named_children():
+                if "preproc" not in name and not hasattr(part, "backbone"):
+                    yield f"{parent}.{name}".lstrip("."), part
 
 
 def tensors(value: Any) -> list[Tensor]:
@@ -96,7 +85,9 @@ def tensors(value: Any) -> list[Tensor]:
     return []
 
 
-def outputs(model: nn.Module, run: Any, image: Any) -> dict[str, list[Tensor]]:
+def outputs(
+    model: nn.Module, pipeline: InputPipeline, image: LoadedImage
+) -> dict[str, list[Tensor]]:
     """Outputs of a model's parts when it runs on an image, and the scores of a detector."""
     given: dict[str, list[Tensor]] = {}
     hooks = [
@@ -106,7 +97,7 @@ def outputs(model: nn.Module, run: Any, image: Any) -> dict[str, list[Tensor]]:
         for name, part in parts(model)
     ]
     try:
-        result = run(model, image)
+        (result,) = run(model, pipeline.batch(image))
     finally:
         for hook in hooks:
             hook.remove()
@@ -133,9 +124,14 @@ def largest_difference(
     return worst
 
 
-def seconds(model: nn.Module, run: Any, image: Any) -> float:
+@torch.no_grad()
+def run(model: nn.Module, batch: dict[str, Any]) -> Any:
+    return model.test_step(batch)
+
+
+def seconds(model: nn.Module, batch: dict[str, Any]) -> float:
     start = time.perf_counter()
-    run(model, image)
+    run(model, batch)
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - start
@@ -145,27 +141,35 @@ def seconds(model: nn.Module, run: Any, image: Any) -> float:
 def main() -> None:
     args = parse_args()
     try:
-        model, run, cfg, meta = load(args)
+        model, cfg, meta = load(args)
         folded = fold_convs(copy.deepcopy(model), args.taps)
+        pipeline = InputPipeline(cfg)
+        if args.image:
+            image = pipeline.load(args.image)
+        else:
+            noise = np.random.default_rng(0).integers(0, 256, (480, 640, input_channels(model)))
+            image = pipeline.from_array(noise.astype(np.uint8))
     except ValueError as error:
         sys.exit(f"error: {error}")
     count = sum(isinstance(m, LearnableConv) for m in model.modules())
     if count == 0:
         sys.exit(f"error: {args.config} builds a model without learnable convolutions")
     print(f"folded {count} convolutions")
-    noise = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
-    image = args.image or noise
-    difference, where = largest_difference(outputs(model, run, image), outputs(folded, run, image))
+    before, after = outputs(model, pipeline, image), outputs(folded, pipeline, image)
+    difference, where = largest_difference(before, after)
     print(f"largest relative difference on {args.image or 'noise'}: {difference:.1e}, of {where}")
     if math.isnan(difference):
         sys.exit(f"error: {where} gives NaN; is {args.checkpoint} of a run that diverged?")
     if difference > LARGEST_DIFFERENCE and args.taps != "rounded":
         sys.exit(f"error: more than {LARGEST_DIFFERENCE:g}; nothing written")
-    pairs = [(seconds(model, run, image), seconds(folded, run, image)) for _ in range(3)]
-    before, after = (statistics.median(times) for times in zip(*pairs, strict=True))
+    pairs = [
+        tuple(seconds(module, pipeline.batch(image)) for module in (model, folded))
+        for _ in range(3)
+    ]
+    slow, fast = (statistics.median(times) for times in zip(*pairs, strict=True))
     print(
-        f"time per image: {before * 1e3:.0f} ms before, {after * 1e3:.0f} ms after, "
-        f"ratio {before / after:.2f}"
+        f"time per image: {slow * 1e3:.0f} ms before, {fast * 1e3:.0f} ms after, "
+        f"ratio {slow / fast:.2f}"
     )
     cfg, needs_package = folded_config(cfg, folded, args.taps)
     config = Path(args.out_dir) / Path(args.config).name

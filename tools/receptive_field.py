@@ -19,14 +19,13 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
-from mmengine.config import Config
 from mmengine.utils import ProgressBar
 from torch import Tensor, nn
 
 from mmlearnconv import cli
-from mmlearnconv.analysis import areas, centred, contribution
+from mmlearnconv.analysis import areas, centred, contribution, input_channels
+from mmlearnconv.datasets import InputPipeline
 from mmlearnconv.engine import atomic_write, load_checkpoint
-from mmlearnconv.visualization import normalise, read_image
 
 SAVE_EVERY = 10  # images
 
@@ -63,35 +62,42 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def find_places(args: argparse.Namespace) -> list[Place]:
-    """The points to look at: the centre of each image, or those of its objects."""
-    centre = 0.5, 0.5
+def check(args: argparse.Namespace) -> None:
     if args.num_images < 1:
         raise ValueError(f"--num-images {args.num_images}: must be 1 or more")
     if args.size < 8:
         raise ValueError(f"--size {args.size}: must be 8 or more")
+    if args.images is None and args.ann_file:
+        raise ValueError("--ann-file needs --images")
+    if args.checkpoint and len(args.checkpoint) != len(args.models):
+        raise ValueError(
+            f"--checkpoint: {len(args.checkpoint)} for {len(args.models)} models; must be as many"
+        )
+
+
+def find_places(args: argparse.Namespace, pipeline: InputPipeline) -> list[Place]:
+    """The points to look at: the centre of each image, or those of its objects."""
+    centre = 0.5, 0.5
     if args.images is None:
-        if args.ann_file:
-            raise ValueError("--ann-file needs --images")
         return [Place(seed, centre) for seed in range(args.num_images)]
-    files = cli.find_images("--images", args.images, args.num_images)
+    files = cli.find_images("--images", args.images, pipeline.load, args.num_images)
     if args.ann_file is None:
         return [Place(file, centre) for file in files]
     boxes = cli.find_boxes("--ann-file", args.ann_file, files)
     return [Place(box.image, box.centre) for box in boxes]
 
 
-def load_image(place: Place, size: int, cfg: Config | None) -> Tensor:
-    """``(3, size, size)``, normalised as the config says."""
+def load_image(place: Place, size: int, pipeline: InputPipeline, channels: int) -> Tensor:
+    """``(channels, size, size)``, as the model takes it."""
     if isinstance(place.image, int):
         generator = torch.Generator().manual_seed(place.image)
-        return torch.randn(3, size, size, generator=generator)
-    return normalise(read_image(place.image), (size, size), cfg)
+        return torch.randn(channels, size, size, generator=generator)
+    return pipeline.tensor(pipeline.load(place.image), (size, size))
 
 
 def measure(
     model: nn.Module,
-    cfg: Config | None,
+    pipeline: InputPipeline,
     layer: nn.Module | None,
     places: list[Place],
     size: int,
@@ -104,10 +110,11 @@ def measure(
         state = load_checkpoint(state_file)
         if state.get("key") == key:
             total, done = state["total"], state["done"]
+    channels = input_channels(model, (size, size))
     bar = ProgressBar(len(places) - done, file=sys.stderr) if done < len(places) else None
     for i in range(done, len(places)):
         point = places[i].point[0] * size, places[i].point[1] * size
-        scores = contribution(model, load_image(places[i], size, cfg), layer, point)
+        scores = contribution(model, load_image(places[i], size, pipeline, channels), layer, point)
         total += centred(scores.cpu().double(), point)
         bar.update()
         if (i + 1) % SAVE_EVERY == 0 or i + 1 == len(places):
@@ -153,12 +160,9 @@ def draw(fields: dict[str, Tensor], path: Path) -> None:
 def main() -> None:
     args = arguments().parse_args()
     try:
-        places = find_places(args)
+        check(args)
         checkpoints = args.checkpoint or ["-"] * len(args.models)
-        if len(checkpoints) != len(args.models):
-            raise ValueError(
-                f"--checkpoint: {len(checkpoints)} for {len(args.models)} models; must be as many"
-            )
+        places: list[Place] = []
         out = Path(args.out)
         out.mkdir(parents=True, exist_ok=True)
         fields, table = {}, {}
@@ -167,6 +171,9 @@ def main() -> None:
             torch.manual_seed(0)
             model, cfg = cli.build_model(spec, checkpoint, args.cfg_options, args.trust_checkpoint)
             model.requires_grad_(False)
+            pipeline = InputPipeline(cfg)
+            # The first model's images are those of all.
+            places = places or find_places(args, pipeline)
             modules = dict(model.named_modules())
             if args.layer is not None and args.layer not in modules:
                 raise ValueError(f"--layer {args.layer}: is no module of {spec}")
@@ -177,7 +184,7 @@ def main() -> None:
             )
             print(f"{name}: {len(places)} points", file=sys.stderr)
             state_file = out / f"{name}.state.pt"
-            fields[name] = measure(model, cfg, layer, places, args.size, state_file, key)
+            fields[name] = measure(model, pipeline, layer, places, args.size, state_file, key)
             table[name] = areas(fields[name])
     except ValueError as error:
         sys.exit(f"error: {error}")

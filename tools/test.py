@@ -14,6 +14,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("checkpoint", help="checkpoint file")
     parser.add_argument("--out", help="write the predictions to this .pkl file")
     parser.add_argument("--show-dir", help="draw the predictions into this folder")
+    parser.add_argument(
+        "--tta",
+        action="store_true",
+        help="test-time augmentation: as the config's tta_model and tta_pipeline say, else an "
+        "image and its mirror image",
+    )
     return parser.parse_args()
 
 
@@ -21,7 +27,10 @@ def prepare(args: argparse.Namespace) -> Config:
     find_checkpoint(args.checkpoint)
     cfg = cli.load_config(args)
     cli.check_data(cfg, "test")
+    cli.check_annotations(cfg, "test")
     cfg.load_from = args.checkpoint
+    if args.tta:
+        cli.use_tta(cfg)
     if args.show_dir:
         cli.draw_predictions(cfg, args.show_dir)
     if args.out:

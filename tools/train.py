@@ -28,6 +28,7 @@ def parse_args() -> argparse.Namespace:
 def prepare(args: argparse.Namespace) -> Config:
     cfg = cli.load_config(args)
     cli.check_data(cfg, "train", "val")
+    cli.check_annotations(cfg, "train", "val")
     if args.amp:
         cli.use_amp(cfg)
     if args.auto_scale_lr:

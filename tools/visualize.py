@@ -14,13 +14,13 @@ from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
-from mmengine.config import Config
 from PIL import Image
 from torch import nn
 
 from mmlearnconv import cli
 from mmlearnconv.analysis import SamplingPoints
 from mmlearnconv.analysis.sampling import Call
+from mmlearnconv.datasets import InputPipeline
 from mmlearnconv.engine import atomic_write
 from mmlearnconv.visualization import (
     Picture,
@@ -30,8 +30,6 @@ from mmlearnconv.visualization import (
     draw_point,
     draw_positions,
     layers_to_show,
-    normalise,
-    read_image,
     size_for,
     write_page,
 )
@@ -83,15 +81,16 @@ def point(text: str) -> tuple[float, float]:
 
 
 def looks(
-    model: nn.Module, cfg: Config | None, args: argparse.Namespace
+    model: nn.Module, pipeline: InputPipeline, args: argparse.Namespace
 ) -> Iterator[tuple[dict[str, Call], list[cli.Box]]]:
     """What each layer got from each annotated image, and the image's objects."""
     if not args.image:
         raise ValueError("--ann-file needs --image")
-    boxes = cli.find_boxes("--ann-file", args.ann_file, cli.find_images("--image", args.image))
+    files = cli.find_images("--image", args.image, pipeline.load)
+    boxes = cli.find_boxes("--ann-file", args.ann_file, files)
     for file, found in groupby(boxes, key=lambda box: box.image):
-        image = read_image(file)
-        pixels = normalise(image, size_for(image, args.size), cfg)
+        image = pipeline.load(file)
+        pixels = pipeline.tensor(image, size_for(image.pixels, args.size))
         yield SamplingPoints(model, pixels).calls, list(found)
 
 
@@ -112,7 +111,6 @@ def main() -> None:
             raise ValueError(f"--size {args.size}: must be 32 or more")
         if args.num_images < 1:
             raise ValueError(f"--num-images {args.num_images}: must be 1 or more")
-        files = cli.find_images("--image", args.image, args.num_images) if args.image else []
         checkpoints = args.checkpoints or [None]
         if args.log and not Path(args.log).is_file():
             raise FileNotFoundError(f"--log {args.log}: does not exist")
@@ -123,11 +121,16 @@ def main() -> None:
             )
             for picture in draw_positions(model) if len(checkpoints) > 1 else []:
                 frames.setdefault(picture.name, []).append(picture)
+        pipeline = InputPipeline(cfg)
+        files = []
+        if args.image:
+            files = cli.find_images("--image", args.image, pipeline.load, args.num_images)
         pictures = [draw_log(Path(args.log))] if args.log else []
         photographs = []
         for file in files:
-            image = read_image(file)
-            pixels = normalise(image, size_for(image, args.size), cfg)
+            loaded = pipeline.load(file)
+            image = loaded.picture
+            pixels = pipeline.tensor(loaded, size_for(image, args.size))
             looked = SamplingPoints(model, pixels, args.layer or ())
             layers = args.layer or layers_to_show(model, looked)
             if not layers:
@@ -137,7 +140,7 @@ def main() -> None:
                 name = f"sampling_{file.stem}_{x:g}_{y:g}"
                 pictures.append(draw_point(looked, layers, image, (x, y), name))
         if args.ann_file:
-            pictures += draw_objects(model, looks(model, cfg, args))
+            pictures += draw_objects(model, looks(model, pipeline, args))
         first = photographs[0] if photographs else None
         pictures += draw_layers(model, *((first and (first[2].calls, first[1])) or ()))
         if not pictures:

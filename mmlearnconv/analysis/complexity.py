@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..layers import LearnableConv
 from ..ops.geometry import conv_output_size
+from .inputs import input_channels
 
 # Height and width that published figures of detectors and segmentors are for.
 PUBLISHED_SIZES = {"mmdet": (800, 1280), "mmseg": (512, 2048), "mmpretrain": (224, 224)}
@@ -99,8 +100,9 @@ def _count(model: nn.Module, size: Sequence[int], parameters: int) -> Complexity
     model.eval()  # Which returns nothing in mmdet's detectors with a teacher.
     layers: dict[str, dict[str, int]] = {}
     counter = FlopCounterMode(display=False)
+    channels = input_channels(model, size)
     with torch.no_grad(), _stand_ins(model, layers), _elementwise(model) as elementwise, counter:
-        _forward(model, next(model.parameters()).new_zeros(1, 3, *size))
+        _forward(model, next(model.parameters()).new_zeros(1, channels, *size))
     # To PyTorch's counter a multiply-add is two operations.
     return Complexity(parameters, counter.get_total_flops() // 2, layers, sum(elementwise))
 

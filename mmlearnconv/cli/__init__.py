@@ -1,5 +1,6 @@
 """What the command lines below ``tools/`` share: arguments, configs, data roots, launchers."""
 
+from .annotations import check_annotations
 from .arguments import add_cfg_options, add_trust_option, argument_parser
 from .config import (
     draw_predictions,
@@ -9,6 +10,7 @@ from .config import (
     use_amp,
     use_auto_scale_lr,
     use_resume,
+    use_tta,
 )
 from .data import check_data, set_data_root
 from .errors import one_sentence
@@ -23,6 +25,7 @@ __all__ = [
     "add_trust_option",
     "argument_parser",
     "build_model",
+    "check_annotations",
     "check_data",
     "draw_predictions",
     "dump_predictions",
@@ -38,4 +41,5 @@ __all__ = [
     "use_amp",
     "use_auto_scale_lr",
     "use_resume",
+    "use_tta",
 ]

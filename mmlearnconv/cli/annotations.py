@@ -1,198 +1,415 @@
-"""What is wrong with annotations that a run could not be built on."""
+"""Checks of annotations and classes before a run, by the rules of the library that reads them."""
 
 import json
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from numbers import Real
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.hooks import Hook
-from mmengine.registry import DATASETS
+from mmengine.fileio import list_from_file
+from mmengine.logging import print_log
+from mmengine.registry import DATASETS, METRICS, Registry
 
-from ..engine.model import unwrap_model
 from .data import find_datasets
+from .distributed import is_first
+from .nested import nested_dicts
 
-_PARTS = ("images", "annotations", "categories")
+# Where a class's method stands decides whose rules hold: a user's own loader is not checked.
+_COCO_LOADERS = ("mmdet.CocoDataset", "mmdet.Objects365V1Dataset", "mmdet.Objects365V2Dataset")
+_COCO_PARSER = "mmdet.CocoDataset"
+_COCO_METRIC = "mmdet.CocoMetric"
+_OPENMMLAB_LOADER = "mmengine.BaseDataset"
+_FOLDERS_LOADER = "mmpretrain.CustomDataset"
+_HELP = "docs/troubleshooting.md, 'Annotations that lack a key', has a program that does so"
 
 
 class ClassError(ValueError):
-    """Classes of a data set, its annotations and the model that do not fit together."""
+    """Annotations, or classes of a data set and the model, that do not fit together."""
 
 
-class ClassCheckHook(Hook):
-    """Stops a run whose annotations lack a class of the data set, which mmdet would pass over.
+def check_annotations(cfg: Config, *splits: str) -> None:
+    """Make sure that annotations can be read as the config's data sets and metrics will read them.
 
-    Raises:
-        ClassError: so it is.
-    """
-
-    def before_train(self, runner: Any) -> None:
-        _check_classes(runner.train_dataloader.dataset)
-
-    def before_val(self, runner: Any) -> None:
-        _check_classes(runner.val_dataloader.dataset)
-
-    def before_test(self, runner: Any) -> None:
-        _check_classes(runner.test_dataloader.dataset)
-
-
-class LabelCheckHook(Hook):
-    """Stops a run at a label, or at a label map's value, that is no class of the model.
-
-    So for classifiers and segmentors. A GPU would stop later, without a reason, and the figures of
-    a test would leave it out.
-
-    Raises:
-        ClassError: so it is.
-    """
-
-    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        _check_labels(runner.model, data_batch)
-
-    def before_val_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        _check_labels(runner.model, data_batch)
-
-    def before_test_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        _check_labels(runner.model, data_batch)
-
-
-def explain_data(cfg: Config, *splits: str) -> str | None:
-    """What is wrong with COCO annotations, or folders of classes, of the config's data sets.
-
-    It reads them all: to be called once something has failed.
+    Files in COCO's format are checked where mmdet's ``CocoDataset`` and ``CocoMetric`` read them,
+    files in OpenMMLab's own format where mmengine's ``BaseDataset`` does, folders of classes where
+    mmpretrain's ``CustomDataset`` does. Other loaders, a user's own among them, are left to
+    themselves. Of a distributed run, the first process reads the files.
 
     Args:
         cfg: the config.
         splits: ``'train'``, ``'val'``, ``'test'``.
 
-    Returns:
-        str | None: the first problem, ``None`` if there is none.
+    Raises:
+        ClassError: something could not be read, or would be read wrongly; the message names file,
+            entry and key, and says what to do.
     """
-    scope = cfg.get("default_scope")
-    for loader, dataset in find_datasets(cfg, *splits):
-        root, ann_file = dataset.get("data_root") or "", dataset.get("ann_file") or ""
-        path, problem = os.path.join(root, ann_file), None
-        if path.endswith(".json") and os.path.isfile(path):
-            problem = _problem(path, dataset, scope)
-        elif scope == "mmpretrain" and not ann_file:
-            prefix = dataset.get("data_prefix") or dataset.get("split") or ""
-            # mmpretrain's data sets take either form.
-            path = os.path.join(
-                root, prefix.get("img_path", "") if isinstance(prefix, dict) else prefix
-            )
-            problem = _problem_of_folders(path, dataset, scope)
-        if problem:
-            return f"{loader}: {path} {problem}"
+    if not is_first(cfg.get("launcher", "none")):
+        return
+    # Of each set of classes, the order in the first file that has it.
+    orders: dict[frozenset[str], tuple[str, tuple[str, ...]]] = {}
+    for split in splits:
+        files: dict[str, Any] = {}
+        for loader, dataset in find_datasets(cfg, split):
+            for path, names in _check_dataset(loader, dataset, cfg.get("default_scope"), files):
+                first, order = orders.setdefault(frozenset(names), (path, names))
+                if names != order:
+                    raise ClassError(
+                        f"{first} and {path} list the categories in different orders "
+                        f"({_few(order)}, and {_few(names)}); mmdet numbers classes in a file's "
+                        "order, so that labels would be exchanged. Write both in one order"
+                    )
+        for evaluator, metric in _coco_metrics(cfg, split):
+            path = metric["ann_file"]
+            if path.endswith(".json") and os.path.isfile(path):
+                _check_evaluated(evaluator, path, _read(evaluator, path, files), metric)
+
+
+def _check_dataset(
+    loader: str, dataset: dict[str, Any], scope: str | None, files: dict[str, Any]
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Check one data set; of a file in COCO's format, give the path and its classes in order."""
+    kind = _registered(DATASETS, dataset.get("type"), scope)
+    if kind is None or getattr(kind, "makes_its_data", False):
+        return
+    loads = _defined_in(kind, "load_data_list")
+    classes = _classes(loader, dataset, kind)
+    path = os.path.join(dataset.get("data_root") or "", dataset.get("ann_file") or "")
+    if loads == _FOLDERS_LOADER and not dataset.get("ann_file"):
+        _check_folders(loader, _folder(dataset), dataset, classes)
+    elif not path.endswith(".json") or not os.path.isfile(path):
+        return
+    elif loads in _COCO_LOADERS:
+        yield path, _check_coco(loader, path, _read(loader, path, files), dataset, kind, classes)
+    elif loads == _OPENMMLAB_LOADER:
+        _check_openmmlab(loader, path, _read(loader, path, files))
+
+
+def _registered(registry: Registry, kind: Any, scope: str | None) -> Any:
+    if not isinstance(kind, str):
+        return kind
+    with registry.switch_scope_and_registry(scope) as found:
+        return found.get(kind)
+
+
+def _defined_in(kind: Any, method: str) -> str | None:
+    """The class that a class has a method from, as ``'mmdet.CocoDataset'``."""
+    for owner in getattr(kind, "__mro__", ()):
+        if method in vars(owner):
+            return f"{owner.__module__.split('.')[0]}.{owner.__name__}"
     return None
 
 
-def _problem_of_folders(path: str, dataset: dict[str, Any], scope: str) -> str | None:
-    if not os.path.isdir(path):
-        return None
+def _classes(loader: str, dataset: dict[str, Any], kind: Any) -> Sequence[str]:
+    """As mmengine's ``BaseDataset`` finds them: the config's, in text or in a file, or the type's.
+
+    Raises:
+        ClassError: they are one text, and no file.
+    """
+    classes = (dataset.get("metainfo") or {}).get("classes")
+    if isinstance(classes, str):
+        if not os.path.isfile(classes):
+            raise ClassError(
+                f"{loader}.dataset.metainfo.classes: {classes!r} is text, and no file of that name "
+                f"lists the classes; one class is written ({classes!r},), with a comma"
+            )
+        return list_from_file(classes)
+    return classes or getattr(kind, "METAINFO", {}).get("classes") or ()
+
+
+def _read(name: str, path: str, files: dict[str, Any]) -> Any:
+    if path not in files:
+        try:
+            with open(path, encoding="utf-8") as file:
+                files[path] = json.load(file)
+        except ValueError as error:
+            raise ClassError(
+                f"{name}: {path} is damaged ({error}); copy or download it again"
+            ) from error
+    return files[path]
+
+
+def _check_openmmlab(loader: str, path: str, known: Any) -> None:
+    missing = [key for key in ("metainfo", "data_list") if key not in _dict(known)]
+    if missing:
+        hint = ""
+        if {"images", "categories"} <= set(_dict(known)):
+            hint = "; it looks like COCO's: give dataset.type='CocoDataset'"
+        raise ClassError(
+            f"{loader}: {path} is not in OpenMMLab's format: it has no {', '.join(missing)}{hint}"
+        )
+
+
+def _check_coco(
+    loader: str,
+    path: str,
+    known: Any,
+    dataset: dict[str, Any],
+    kind: Any,
+    classes: Sequence[str],
+) -> tuple[str, ...]:
+    """What mmdet's ``CocoDataset`` needs; returns its classes in the file's order."""
+    where = f"{loader}: {path}"
+    training = not dataset.get("test_mode")
+    drops_empty = training and (dataset.get("filter_cfg") or {}).get("filter_empty_gt")
+    # Without annotations, a file names the images of a test whose truth is not public.
+    parts = ["images", "categories", *["annotations"] * bool(drops_empty)]
+    if missing := [part for part in parts if not isinstance(_dict(known).get(part), list)]:
+        hint = ""
+        if "data_list" in _dict(known):
+            hint = "; it looks like OpenMMLab's own format: give dataset.type='BaseDetDataset'"
+        raise ClassError(
+            f"{where} holds no annotations of COCO: it has no {', '.join(missing)}{hint}"
+        )
+    images, annotations = known["images"], known.get("annotations") or []
+    if not images:
+        raise ClassError(f"{where} lists no image")
+    _need(where, "category", known["categories"], dict(id=None, name=None))
+    found = [category["name"] for category in known["categories"]]
+    names = tuple(name for name in found if name in classes)
+    if classes and not names:
+        raise ClassError(
+            f"{where} has none of the data set's classes {_few(classes)}; its categories are "
+            f"{_few(found)}. Give dataset.metainfo=dict(classes=(...)) and the heads' num_classes"
+        )
+    if absent := [name for name in classes if name not in found]:
+        raise ClassError(
+            f"{where} has no category {', '.join(absent)}, which is among the data set's classes; "
+            f"its categories are {_few(found)}"
+        )
+    if drops_empty and not annotations:
+        raise ClassError(
+            f"{where} annotates no image, and images without objects are left out (filter_cfg)"
+        )
+    if names != tuple(classes):
+        print_log(
+            f"{where} lists its categories as {_few(names)}, and dataset.metainfo.classes as "
+            f"{_few(classes)}: mmdet numbers classes in the file's order, so that pictures will "
+            "show exchanged names. Write classes in the file's order",
+            "current",
+            logging.WARNING,
+        )
+    _need(where, "image", images, dict(id=None, file_name=None, height=Real, width=Real))
+    _need_unique(where, "image", images)
+    _need(where, "annotation", annotations, dict(id=None, image_id=None, category_id=None))
+    _need_unique(where, "annotation", annotations)
+    if _defined_in(kind, "parse_data_info") == _COCO_PARSER:
+        kept = {c["id"] for c in known["categories"] if c["name"] in names}
+        _check_parsed(where, annotations, kept, _wants_masks(dataset))
+    return names
+
+
+def _check_parsed(
+    where: str, annotations: Iterable[dict[str, Any]], kept: set[Any], masks: bool
+) -> None:
+    """What mmdet reads of each annotation when it parses the file, and its masks when it trains."""
+    read = [a for a in annotations if not a.get("ignore")]
+    _need_boxes(where, read)
+    _need(where, "annotation", read, dict(area=Real), _AREA)
+    if masks:
+        shown = [
+            a
+            for a in read
+            if a["category_id"] in kept and a["area"] > 0 and min(a["bbox"][2:]) >= 1
+        ]
+        _need_masks(where, shown, "the pipeline loads masks (with_mask=True)")
+
+
+def _check_evaluated(where: str, path: str, known: Any, metric: dict[str, Any]) -> None:
+    """What COCO's evaluation reads of each annotation."""
+    where = f"{where}: {path}"
+    annotations = _dict(known).get("annotations")
+    if not isinstance(annotations, list):
+        raise ClassError(
+            f"{where} has no annotations to evaluate against; give another ann_file, or "
+            "format_only=True and outfile_prefix to write predictions only"
+        )
+    _need(where, "annotation", annotations, dict(image_id=None, category_id=None))
+    _need(
+        where,
+        "annotation",
+        annotations,
+        dict(id=Real),
+        "COCO's evaluation stores ids as numbers: number the annotations from 1",
+    )
+    _need(
+        where,
+        "annotation",
+        annotations,
+        dict(iscrowd=Real),
+        f'an object that is no crowd has "iscrowd": 0: add that to each of them ({_HELP})',
+    )
+    _need(where, "annotation", annotations, dict(area=Real), _AREA)
+    _need_boxes(where, annotations)
+    kinds = metric.get("metric", "bbox")
+    if "segm" in ([kinds] if isinstance(kinds, str) else kinds):
+        _need_masks(where, annotations, "metric='segm' compares masks")
+    if any(a["id"] == 0 for a in annotations):
+        print_log(
+            f"{where}: the annotation with id 0 counts as missed however well it is found: "
+            "pycocotools takes 0 for no match. Number the annotations from 1",
+            "current",
+            logging.WARNING,
+        )
+
+
+_AREA = f"it is the area of the mask, or of the box where there is none: add it ({_HELP})"
+
+
+def _need(
+    where: str,
+    what: str,
+    entries: Iterable[Any],
+    keys: dict[str, type | None],
+    mend: str = "add or correct it",
+) -> None:
+    """Refuse entries that lack a key, or whose value is not of the key's type."""
+    entries = list(entries)
+    for entry in entries:
+        if not isinstance(entry, dict):
+            raise ClassError(f"{where}: {what} {_short(entry)} is no object of keys and values")
+    for key, kind in keys.items():
+        _refuse(
+            where,
+            what,
+            entries,
+            lambda entry, key=key: key not in entry,
+            f"has no {key!r}",
+            mend,
+        )
+        if kind is not None:
+            _refuse(
+                where,
+                what,
+                entries,
+                lambda entry, key=key, kind=kind: not isinstance(entry[key], kind),
+                lambda entry, key=key: f"has {key}={_short(entry[key])}, which is no number",
+                mend,
+            )
+
+
+def _refuse(
+    where: str,
+    what: str,
+    entries: Sequence[dict[str, Any]],
+    is_wrong: Callable[[dict[str, Any]], bool],
+    fault: str | Callable[[dict[str, Any]], str],
+    mend: str,
+) -> None:
+    wrong = [entry for entry in entries if is_wrong(entry)]
+    if wrong:
+        first = wrong[0]
+        others = f" (and {len(wrong) - 1} of {len(entries)} others)" * (len(wrong) > 1)
+        text = fault if isinstance(fault, str) else fault(first)
+        name = first.get("id", first.get("file_name", entries.index(first)))
+        raise ClassError(f"{where}: {what} {name}{others} {text}; {mend}")
+
+
+def _need_unique(where: str, what: str, entries: Iterable[dict[str, Any]]) -> None:
+    seen: set[Any] = set()
+    for entry in entries:
+        if entry["id"] in seen:
+            raise ClassError(
+                f"{where}: two {what}s have the id {entry['id']}; give each its own, as files that "
+                "were joined do not"
+            )
+        seen.add(entry["id"])
+
+
+def _need_boxes(where: str, annotations: Sequence[dict[str, Any]]) -> None:
+    _refuse(
+        where,
+        "annotation",
+        annotations,
+        lambda a: not (_numbers(a.get("bbox")) and len(a["bbox"]) == 4),
+        lambda a: f"has bbox={_short(a['bbox'])}" if "bbox" in a else "has no 'bbox'",
+        "a box is [x, y, width, height] in pixels",
+    )
+
+
+def _need_masks(where: str, annotations: Sequence[dict[str, Any]], reason: str) -> None:
+    _refuse(
+        where,
+        "annotation",
+        annotations,
+        lambda a: not a.get("segmentation"),
+        "has no segmentation",
+        f"{reason}: add masks, or take a model without a mask head",
+    )
+    _refuse(
+        where,
+        "annotation",
+        annotations,
+        lambda a: _numbers(a["segmentation"]),
+        "has a polygon that is not in a list",
+        "write [[x1, y1, x2, y2, ...]], a list of polygons",
+    )
+    _refuse(
+        where,
+        "annotation",
+        annotations,
+        lambda a: not _is_mask(a["segmentation"]),
+        lambda a: f"has segmentation={_short(a['segmentation'])}",
+        "a mask is a list of polygons [x1, y1, ...], or a run-length code with size and counts",
+    )
+
+
+def _is_mask(mask: Any) -> bool:
+    if isinstance(mask, dict):
+        return {"size", "counts"} <= set(mask)
+    return isinstance(mask, list) and all(_numbers(polygon) for polygon in mask)
+
+
+def _numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(number, Real) for number in value)
+
+
+def _wants_masks(dataset: dict[str, Any]) -> bool:
+    return any(step.get("with_mask") for _, step in nested_dicts(dataset.get("pipeline")))
+
+
+def _coco_metrics(cfg: Config, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The metrics of a split that compare with a file in COCO's format."""
+    for _, metric in nested_dicts(cfg.get(f"{split}_evaluator")):
+        if not isinstance(metric.get("ann_file"), str) or metric.get("format_only"):
+            continue
+        kind = _registered(METRICS, metric.get("type"), cfg.get("default_scope"))
+        if _defined_in(kind, "compute_metrics") == _COCO_METRIC:
+            yield f"{split}_evaluator", metric
+
+
+def _folder(dataset: dict[str, Any]) -> str:
+    """The folder of folders; a prefix is text or a dict in mmpretrain's configs."""
+    prefix = dataset.get("data_prefix") or dataset.get("split") or ""
+    if isinstance(prefix, dict):
+        prefix = prefix.get("img_path", "")
+    return os.path.join(dataset.get("data_root") or "", prefix)
+
+
+def _check_folders(loader: str, path: str, dataset: dict[str, Any], classes: Sequence[str]) -> None:
+    if not os.path.isdir(path) or not dataset.get("with_label", True):
+        return
     found = sorted(entry.name for entry in os.scandir(path) if entry.is_dir())
-    classes = _classes(dataset, scope)
     if classes and len(classes) != len(found):
-        return (
-            f"has {len(found)} folders ({_few(found)}), and the data set {len(classes)} classes "
-            f"({_few(classes)}): one folder per class. Give dataset.type='CustomDataset', whose "
-            "classes are the folders, and the head's num_classes"
+        raise ClassError(
+            f"{loader}: {path} has {len(found)} folders ({_few(found)}), and the data set "
+            f"{len(classes)} classes ({_few(classes)}): one folder per class. Give "
+            "dataset.type='CustomDataset', whose classes are the folders, and the head's "
+            "num_classes"
         )
     if not any(files for _, _, files in os.walk(path)):
-        return "has no image in its folders"
-    return None
+        raise ClassError(f"{loader}: {path} has no image in its folders")
 
 
-def _problem(path: str, dataset: dict[str, Any], scope: str | None) -> str | None:
-    try:
-        with open(path, encoding="utf-8") as file:
-            known = json.load(file)
-    except ValueError as error:
-        return f"is damaged ({error}); copy or download it again"
-    missing = [part for part in _PARTS if not isinstance(known, dict) or part not in known]
-    if missing:
-        return f"holds no annotations of COCO: it has no {', '.join(missing)}"
-    if not known["images"]:
-        return "lists no image"
-    classes = _classes(dataset, scope)
-    found = [category["name"] for category in known["categories"]]
-    if classes and not set(classes) & set(found):
-        return _say_classes(classes, found)
-    if not known["annotations"]:
-        return "annotates no image, and images without objects are left out (filter_cfg)"
-    return None
-
-
-def _classes(dataset: dict[str, Any], scope: str | None) -> Sequence[str]:
-    """Those of a data set's config, else of its type."""
-    with DATASETS.switch_scope_and_registry(scope) as registry:
-        kind = registry.get(dataset["type"])
-    classes = (dataset.get("metainfo") or {}).get("classes")
-    return classes or getattr(kind, "METAINFO", {}).get("classes", ())
-
-
-def _say_classes(classes: Sequence[str], found: Sequence[str]) -> str:
-    return (
-        f"has none of the data set's classes {_few(classes)}; its categories are {_few(found)}. "
-        "Give dataset.metainfo=dict(classes=(...)) and the heads' num_classes"
-    )
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _few(names: Sequence[str]) -> str:
-    return ", ".join([*names[:5], *["..."] * (len(names) > 5)])
+    return ", ".join([*map(str, names[:5]), *["..."] * (len(names) > 5)])
 
 
-def _check_classes(dataset: Any) -> None:
-    for inner in [*getattr(dataset, "datasets", []), getattr(dataset, "dataset", None)]:
-        if inner is not None:
-            _check_classes(inner)
-    ids = getattr(dataset, "cat_ids", None)
-    classes = (getattr(dataset, "metainfo", None) or {}).get("classes")
-    if ids is None or not classes or len(ids) >= len(classes):
-        return
-    with open(dataset.ann_file, encoding="utf-8") as file:
-        found = [category["name"] for category in json.load(file)["categories"]]
-    missing = [name for name in classes if name not in found]
-    raise ClassError(
-        f"{dataset.ann_file} has no category {', '.join(missing)}, which is among the data set's "
-        f"classes; its categories are {', '.join(found)}"
-    )
-
-
-def _check_labels(model: Any, batch: Any) -> None:
-    model = unwrap_model(model)
-    samples = batch.get("data_samples") if isinstance(batch, dict) else None
-    for sample in samples or []:
-        if "gt_sem_seg" in sample:
-            _check_label_map(getattr(model, "decode_head", None), sample)
-        elif "gt_label" in sample:
-            _check_label(model, sample)
-
-
-def _check_label_map(head: Any, sample: Any) -> None:
-    classes, ignored = (getattr(head, name, None) for name in ("num_classes", "ignore_index"))
-    if classes is None:
-        return
-    # One channel tells two classes apart.
-    classes = max(classes, 2)
-    labels = sample.gt_sem_seg.data
-    wrong = labels[((labels < 0) | (labels >= classes)) & (labels != ignored)]
-    if len(wrong):
-        raise ClassError(
-            f"label map {sample.get('seg_map_path')}: {len(wrong)} pixels are not in one of "
-            f"the {classes} classes (0 to {classes - 1}) nor ignored ({ignored}); their values "
-            f"are {', '.join(map(str, wrong.unique().tolist()[:5]))}. Set the heads' "
-            "num_classes, the data set's reduce_zero_label, or correct the label maps"
-        )
-
-
-def _check_label(model: Any, sample: Any) -> None:
-    # AlexNet's head has none.
-    holders = getattr(model, "head", None), getattr(model, "data_preprocessor", None)
-    classes = next((n for h in holders if (n := getattr(h, "num_classes", None))), None)
-    wrong = [n for n in sample.gt_label.tolist() if classes is not None and not 0 <= n < classes]
-    if wrong:
-        raise ClassError(
-            f"image {sample.get('img_path')}: label {wrong[0]} is not one of the {classes} classes "
-            f"(0 to {classes - 1}). Set model.head.num_classes and data_preprocessor.num_classes, "
-            "or correct the folders or annotations"
-        )
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,6 +1,7 @@
 """From arguments to a config that a Runner can be built from."""
 
 import argparse
+import copy
 import importlib
 import importlib.util
 import inspect
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
 
@@ -21,6 +22,7 @@ from .class_types import name_classes, toolbox_of
 from .conv_cfgs import check_conv_types
 from .data import set_data_root
 from .distributed import use_gloo
+from .nested import nested_dicts
 
 # Extras of this package by the scope of the toolbox that they install.
 _EXTRAS = dict(mmdet="det", mmseg="seg", mmpretrain="cls")
@@ -187,6 +189,53 @@ def use_auto_scale_lr(cfg: Config) -> None:
     if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
         raise ValueError("--auto-scale-lr needs auto_scale_lr.base_batch_size in the config")
     cfg.auto_scale_lr.enable = True
+
+
+# What the toolboxes' own test.py takes where a config names none; mmseg's takes none.
+_TTA_MODELS: dict[str, dict[str, Any]] = dict(
+    mmdet=dict(
+        type="DetTTAModel",
+        tta_cfg=dict(nms=dict(type="nms", iou_threshold=0.5), max_per_img=100),
+    ),
+    mmseg=dict(type="SegTTAModel"),
+    mmpretrain=dict(type="AverageClsScoreTTA"),
+)
+
+
+def use_tta(cfg: Config) -> None:
+    """Have a test run merge the predictions for several views of each image.
+
+    The config's ``tta_model`` and ``tta_pipeline`` say how; by default, the toolbox's own model
+    merges an image and its mirror image.
+
+    Raises:
+        ValueError: the config is of no toolbox that can.
+    """
+    scope = cfg.get("default_scope")
+    if "tta_model" not in cfg and scope not in _TTA_MODELS:
+        raise ValueError(f"--tta: default_scope is {scope!r}; give tta_model and tta_pipeline")
+    datasets = [
+        part for _, part in nested_dicts(cfg.test_dataloader.dataset) if part.get("pipeline")
+    ]
+    if not datasets:
+        raise ValueError("--tta: test_dataloader.dataset has no pipeline")
+    for dataset in datasets:
+        dataset.pipeline = copy.deepcopy(cfg.get("tta_pipeline") or _mirrored(dataset.pipeline))
+    cfg.model = ConfigDict(**cfg.get("tta_model", _TTA_MODELS.get(scope)), module=cfg.model)
+
+
+def _mirrored(pipeline: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A test pipeline that ends with an image and its mirror image."""
+    *steps, pack = pipeline
+    # mmdet's steps that pack leave out what it needs to mirror predictions back.
+    keys = pack.get("meta_keys") or (
+        ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
+        if str(pack["type"]).endswith("PackDetInputs")
+        else ()
+    )
+    flipped = dict(pack, meta_keys=(*keys, "flip", "flip_direction")) if keys else pack
+    mirrored = [dict(type="RandomFlip", prob=1.0), dict(type="RandomFlip", prob=0.0)]
+    return [*steps, dict(type="TestTimeAug", transforms=[mirrored, [flipped]])]
 
 
 def draw_predictions(cfg: Config, folder: str) -> None:

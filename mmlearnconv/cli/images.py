@@ -1,21 +1,29 @@
 """Images that a command line names."""
 
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mmengine.utils import scandir
 
+#: Files of a folder that are images, also where they cannot be read.
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
-def find_images(option: str, paths: Sequence[str], most: int | None = None) -> list[Path]:
-    """The files that paths name; those of a folder sorted by name.
+def find_images(
+    option: str, paths: Sequence[str], load: Callable[[Path], Any], most: int | None = None
+) -> list[Path]:
+    """The images that paths name; those of a folder sorted by name.
+
+    Of a folder these are the files that end with :data:`SUFFIXES`, and all others that ``load``
+    reads. How many files were passed over is printed.
 
     Args:
         option: the option that gave the paths, for errors.
         paths: files, and folders of them.
+        load: reads a file, or raises a ``ValueError``.
         most: only so many. Default: all.
 
     Raises:
@@ -23,16 +31,34 @@ def find_images(option: str, paths: Sequence[str], most: int | None = None) -> l
         ValueError: there is no image.
     """
     files: list[Path] = []
+    others: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            files += sorted(path / name for name in scandir(str(path), SUFFIXES, True, False))
+            inside = sorted(path / name for name in scandir(str(path), recursive=True))
+            for file in inside:
+                if most is not None and len(files) >= most:
+                    break
+                is_image = file.suffix.lower() in SUFFIXES or _loads(load, file)
+                (files if is_image else others).append(file)
         elif path.is_file():
             files.append(path)
         else:
             raise FileNotFoundError(f"{option} {path}: does not exist")
+    few = ", ".join([*(file.name for file in others[:5]), *["..."] * (len(others) > 5)])
     if not files:
-        raise ValueError(f"{option} {' '.join(paths)}: no file that ends with {SUFFIXES}")
+        found = f"; found {few}" if others else ""
+        raise ValueError(f"{option} {' '.join(paths)}: no file that is read as an image{found}")
+    if others:
+        print(f"{option}: {len(others)} files are no images to this model: {few}", file=sys.stderr)
     return files[:most]
+
+
+def _loads(load: Callable[[Path], Any], file: Path) -> bool:
+    try:
+        load(file)
+    except ValueError:
+        return False
+    return True
 
 
 class Box(NamedTuple):

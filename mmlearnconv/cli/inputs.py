@@ -6,6 +6,7 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
+from ..analysis import input_channels
 from .nested import nested_dicts
 
 
@@ -13,6 +14,8 @@ def random_inputs(
     model: nn.Module, cfg: Config, size: tuple[int, int], training: bool, images: int = 1
 ) -> dict[str, Any]:
     """Images of noise with ground truth, as the model's ``forward`` takes them.
+
+    They have the channels that the model's first layer takes.
 
     Args:
         model: a detector of mmdet, a segmentor of mmseg or a classifier of mmpretrain.
@@ -36,7 +39,7 @@ def _detection(
     steps = cfg.get("train_pipeline") or []
     return demo_mm_inputs(
         images,
-        [[3, *size]] * images,
+        [[input_channels(model, size), *size]] * images,
         num_items=[3] * images,
         num_classes=classes,
         with_mask=any(s.get("with_mask", "Panoptic" in str(s["type"])) for s in steps),
@@ -55,7 +58,7 @@ def _segmentation(
         labels = torch.randint(0, classes, (1, *size))
         meta = dict(ori_shape=size, img_shape=size, pad_shape=size)
         samples.append(SegDataSample(gt_sem_seg=PixelData(data=labels), metainfo=meta))
-    return dict(inputs=_noise(size, images), data_samples=samples)
+    return dict(inputs=_noise(model, size, images), data_samples=samples)
 
 
 def _classification(
@@ -65,8 +68,9 @@ def _classification(
 
     samples = [DataSample().set_gt_label(i % classes) for i in range(images)]
     # Its data preprocessor takes a batch.
-    return dict(inputs=torch.stack(_noise(size, images)), data_samples=samples)
+    return dict(inputs=torch.stack(_noise(model, size, images)), data_samples=samples)
 
 
-def _noise(size: tuple[int, int], images: int) -> list[torch.Tensor]:
-    return [torch.randint(0, 255, (3, *size), dtype=torch.uint8) for _ in range(images)]
+def _noise(model: nn.Module, size: tuple[int, int], images: int) -> list[torch.Tensor]:
+    shape = input_channels(model, size), *size
+    return [torch.randint(0, 255, shape, dtype=torch.uint8) for _ in range(images)]

@@ -22,14 +22,16 @@ from ..engine import (
     DivergenceError,
     DivergenceHook,
     LoadReportHook,
+    ResumeCheckHook,
     TakeoverReportHook,
     save_atomically,
 )
 from ..engine.model import unwrap_model
 from ..layers.base import LearnableConv
-from .annotations import ClassCheckHook, ClassError, LabelCheckHook, explain_data
+from .annotations import ClassError
 from .conv_cfgs import check_conv_cfg_used, explain_refusal
 from .distributed import is_first
+from .labels import LabelCheckHook
 
 try:
     import fcntl
@@ -58,11 +60,6 @@ def run(cfg: Config, action: str) -> None:
             getattr(runner, action)()
     except (CheckpointError, ClassError, DivergenceError, FolderInUseError) as error:
         sys.exit(f"error: {error}")
-    except (AssertionError, KeyError, RuntimeError, ValueError):
-        # So data sets fail, without a name.
-        if reason := explain_data(cfg, *(("train", "val") if training else ("test",))):
-            sys.exit(f"error: {reason}")
-        raise
     except KeyboardInterrupt:
         if training:
             print(f"--resume goes on from the last checkpoint in {cfg.work_dir}", file=sys.stderr)
@@ -110,7 +107,7 @@ def _build(cfg: Config) -> Runner:
         check_conv_cfg_used(cfg, model)
     except ValueError as error:
         sys.exit(f"error: {error}")
-    checks = ClassCheckHook(), LabelCheckHook(), DivergenceHook()
+    checks = ResumeCheckHook(), LabelCheckHook(), DivergenceHook()
     for hook in (TakeoverReportHook(), LoadReportHook(), *checks):
         runner.register_hook(hook)
     traced = cfg.get("efficient_conv_bn_eval") or []

@@ -1,5 +1,6 @@
 """The embedded data set, and reading images."""
 
+from .inputs import InputPipeline, LoadedImage
 from .loading import ImageError, name_unreadable_images
 from .shapes import (
     ShapesClsDataset,
@@ -13,6 +14,8 @@ from .shapes import (
 
 __all__ = [
     "ImageError",
+    "InputPipeline",
+    "LoadedImage",
     "ShapesClsDataset",
     "ShapesDataset",
     "ShapesSegDataset",

@@ -1,15 +1,21 @@
 """Reading images and label maps, with the name of one that cannot be read."""
 
 import functools
+import os
 from typing import Any
 
 import cv2
+import numpy as np
 from mmcv.transforms import LoadImageFromFile
 from mmengine.registry import TRANSFORMS
 
+# What mmseg keeps of a label map's values: 8 bits.
+_LARGEST_LABEL = 255
+_PNG, _BITS_AT = b"\x89PNG", 24
+
 
 class ImageError(OSError):
-    """A file that is no image, or a damaged one."""
+    """A file that is no image, or a damaged one, or a label map that would be read wrongly."""
 
 
 class NamedLoadImageFromFile(LoadImageFromFile):
@@ -31,6 +37,8 @@ class NamedLoadImageFromFile(LoadImageFromFile):
 
 def name_unreadable_images(scope: str | None = None) -> None:
     """Have pipelines name images and label maps that cannot be read, in the rest of the process.
+
+    A label map of several channels, or with values beyond 8 bits, cannot be read either.
 
     Args:
         scope: of the toolbox whose pipelines do so. Default: ``None``.
@@ -56,8 +64,32 @@ def _naming(load: Any) -> Any:
         except (AttributeError, OSError, cv2.error) as error:
             # OpenCV gives None for what it cannot decode, which has no squeeze().
             raise _undecodable("label map", results["seg_map_path"]) from error
+        _check_label_map(results)
 
     return load_seg_map
+
+
+def _check_label_map(results: dict[str, Any]) -> None:
+    labels, path = results.get("gt_seg_map"), results.get("seg_map_path")
+    if not isinstance(labels, np.ndarray):
+        return
+    if labels.ndim > 2 and labels.shape[-1] > 1:
+        raise ImageError(
+            f"label map {path} has {labels.shape[-1]} channels; it must have one, of class "
+            "numbers. Of equal channels write one; a picture of colours has to be translated; of a palette, "
+            "imdecode_backend='pillow' reads the numbers"
+        )
+    if labels.dtype != np.uint8 or not os.path.isfile(path):
+        return
+    with open(path, "rb") as file:
+        header = file.read(_BITS_AT + 1)
+    if header.startswith(_PNG) and header[_BITS_AT] > 8:
+        largest = cv2.imread(path, cv2.IMREAD_UNCHANGED).max()
+        if largest > _LARGEST_LABEL:
+            raise ImageError(
+                f"label map {path} has values up to {largest}, of which the loader keeps 8 bits; "
+                "write the class numbers 0 to 254, and 255 for what is ignored"
+            )
 
 
 def _undecodable(what: str, path: str) -> ImageError:

@@ -14,6 +14,7 @@ from .hooks import AlphaAnnealingHook, ReseedHook, TakeoverReportHook
 from .loss_hooks import OrthogonalityLossHook, RepulsiveLossHook
 from .optim import BFloat16OptimWrapper, LearnableConvOptimWrapperConstructor
 from .pretrained import CheckedPretrainedInit, LoadReportHook, check_pretrained, load_whole
+from .resume import ResumeCheckHook
 from .stats_hook import LearnableConvStatsHook
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "OrthogonalityLossHook",
     "RepulsiveLossHook",
     "ReseedHook",
+    "ResumeCheckHook",
     "TakeoverReportHook",
     "atomic_write",
     "check_pretrained",

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .autograd import differentiable, once
+from .conv3d import conv3d_by_slices, use_slices
 from .correlation import correlate
 from .dispatch import (
     accumulate_dtype,
@@ -49,7 +50,8 @@ def convolve(
 ) -> Tensor:
     """``F.conv1d``, ``F.conv2d`` or ``F.conv3d``, chosen by the number of the weight's dimensions.
 
-    2D depthwise convolutions go to :func:`depthwise_conv2d`.
+    2D depthwise convolutions go to :func:`depthwise_conv2d`, 3D ones on a CPU to
+    :func:`~mmlearnconv.ops.conv3d.conv3d_by_slices`.
 
     Args:
         input: ``(N, C, ...)``.
@@ -61,6 +63,8 @@ def convolve(
     geometry = tuple(stride), tuple(padding), tuple(dilation)
     if weight.ndim == 4 and groups == input.shape[1] == len(weight):
         return depthwise_conv2d(input, weight, bias, *geometry)
+    if weight.ndim == 5 and use_slices(input):
+        return conv3d_by_slices(convolve, input, weight, bias, *geometry, groups)
     weight = zero_unread_taps(weight, input.shape[2:], *geometry)
     function = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}[weight.ndim]
     if weight.is_contiguous():

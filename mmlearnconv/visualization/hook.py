@@ -8,8 +8,9 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 from ..analysis import SamplingPoints
+from ..datasets import InputPipeline
 from ..engine.model import unwrap_model
-from .images import normalise, read_image, size_for
+from .images import size_for
 from .pictures import draw_layers
 from .sampled import draw_point, layers_to_show
 
@@ -29,15 +30,16 @@ class LearnableConvPictureHook(Hook):
     Args:
         interval: epochs, or iterations, between two drawings. Default: 1.
         by_epoch: whether ``interval`` counts epochs. Default: ``True``.
-        image: file on which DRConv's regions, DK's kernels and sampling points are shown. Default:
-            none; they are then not drawn.
+        image: file on which DRConv's regions, DK's kernels and sampling points are shown, read by
+            the config's test pipeline. Default: none; they are then not drawn.
         size: longer side that the image gets. Default: 512.
         point: column and row of the sampling points, in shares of width and height. Default: the
             centre.
 
     Raises:
         FileNotFoundError: there is no such image.
-        ValueError: the file is no image, ``interval`` is below 1, or ``size`` below 32.
+        ValueError: the config cannot read the file, which shows when training begins; ``interval``
+            is below 1, or ``size`` below 32.
     """
 
     priority = "LOW"
@@ -57,7 +59,14 @@ class LearnableConvPictureHook(Hook):
         if image is not None and not Path(image).is_file():
             raise FileNotFoundError(f"image: {image!r} does not exist")
         self.interval, self.by_epoch, self.size, self.point = interval, by_epoch, size, point
-        self.image = None if image is None else read_image(Path(image))
+        self.image = image
+
+    def before_train(self, runner: Any) -> None:
+        if self.image is not None:
+            pipeline = InputPipeline(runner.cfg)
+            loaded = pipeline.load(self.image)
+            self._picture = loaded.picture
+            self._pixels = pipeline.tensor(loaded, size_for(loaded.pixels, self.size))
 
     def after_train_epoch(self, runner: Any) -> None:
         if self.by_epoch and self.every_n_epochs(runner, self.interval):
@@ -80,11 +89,10 @@ class LearnableConvPictureHook(Hook):
             if self.image is None:
                 pictures = draw_layers(model)
             else:
-                pixels = normalise(self.image, size_for(self.image, self.size), runner.cfg)
-                looked = SamplingPoints(model, pixels)
+                looked = SamplingPoints(model, self._pixels)
                 layers = layers_to_show(model, looked)
-                pictures = [draw_point(looked, layers, self.image, self.point)] if layers else []
-                pictures += draw_layers(model, looked.calls, self.image)
+                pictures = [draw_point(looked, layers, self._picture, self.point)] if layers else []
+                pictures += draw_layers(model, looked.calls, self._picture)
         finally:
             for module, was in training.items():
                 module.training = was

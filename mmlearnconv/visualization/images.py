@@ -3,42 +3,36 @@
 from pathlib import Path
 from typing import Any
 
-import mmcv
 import numpy as np
-import torch
 from torch import Tensor
 
-# Of images in RGB, where a config does not say: ImageNet's.
-_MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+from ..datasets import InputPipeline
 
 
-def read_image(path: Path) -> np.ndarray:
-    """``(H, W, 3)``, RGB.
+def read_image(path: Path, cfg: Any = None) -> np.ndarray:
+    """A file as a picture: ``(H, W, 3)``, RGB, 8 bits.
+
+    Args:
+        path: the file.
+        cfg: config of a model, whose test pipeline reads it. Default: ``None``, as mmcv reads it.
 
     Raises:
         ValueError: the file is no image.
     """
-    image = mmcv.imread(path)
-    if image is None:
-        raise ValueError(f"{path}: could not be read as an image")
-    return np.ascontiguousarray(image[..., ::-1])
+    return InputPipeline(cfg).load(path).picture
 
 
 def normalise(image: np.ndarray, size: tuple[int, int], cfg: Any) -> Tensor:
-    """An image ``(H, W, 3)`` in RGB as a model takes it, ``(3, *size)``.
+    """An image as a model takes it, ``(C, *size)``: by its config's pipeline and preprocessor.
 
     Args:
-        image: of any size.
+        image: ``(H, W, C)`` of any size; three channels are red, green and blue.
         size: height and width to resize it to.
-        cfg: config of the model, or ``None``; where it says nothing, the image gets ImageNet's mean
-            and deviation.
+        cfg: config of the model, or ``None``; the image then gets ImageNet's mean and deviation.
     """
-    own: dict[str, Any] = {} if cfg is None else cfg.model.get("data_preprocessor") or {}
-    image = mmcv.imresize(image, size[::-1], interpolation="bicubic")
-    if not own.get("bgr_to_rgb", True):
-        image = image[..., ::-1]
-    mean, std = (np.array(own.get(k) or v) for k, v in (("mean", _MEAN), ("std", _STD)))
-    return torch.from_numpy((image - mean) / std).permute(2, 0, 1).float()
+    pipeline = InputPipeline(cfg)
+    loaded = image[..., ::-1] if image.ndim == 3 and image.shape[2] == 3 else image
+    return pipeline.tensor(pipeline.from_array(np.ascontiguousarray(loaded)), size)
 
 
 def size_for(image: np.ndarray, longer: int) -> tuple[int, int]:

@@ -3,7 +3,9 @@
 import json
 import os
 import re
+import runpy
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from mmlearnconv.datasets.shapes import KINDS
 from tests.conftest import ROOT, mostly_long
 
 pytestmark = pytest.mark.slow
+KINDS_IN_ORDER = list(KINDS)
 
 
 def annotations(root, change):
@@ -59,6 +62,18 @@ CASES = {
     "other": (
         replace("annotations/train.json", b'{"a": 1}'),
         r"train\.json.*no annotations of COCO",
+    ),
+    "no iscrowd": (
+        edit(lambda c: [a.pop("iscrowd") for a in c["annotations"]]),
+        r"(train|val|test)_(dataloader|evaluator): .*annotation 1 .*has no 'iscrowd'",
+    ),
+    "no area": (
+        edit(lambda c: [a.pop("area") for a in c["annotations"]]),
+        r"_dataloader: .*train\.json: annotation 1 .*has no 'area'",
+    ),
+    "no mask": (
+        edit(lambda c: c["annotations"][0].update(segmentation=[])),
+        r"_dataloader: .*train\.json: annotation 1 has no segmentation",
     ),
     "categories": (
         edit(lambda c: [k.update(name=k["name"] + "s") for k in c["categories"]]),
@@ -158,14 +173,59 @@ default_hooks = dict(checkpoint=dict(interval=1))
 """
 
 
+def test_an_error_of_the_model_shows_as_it_is(config, shapes, monkeypatch, tmp_path):
+    """It was once taken for one of the data, which may be in OpenMMLab's own format."""
+    known = json.loads((shapes / "annotations" / "train.json").read_text())
+    labels = {c["id"]: KINDS_IN_ORDER.index(c["name"]) for c in known["categories"]}
+    entries = []
+    for image in known["images"]:
+        found = [a for a in known["annotations"] if a["image_id"] == image["id"]]
+        boxes = [([x, y, x + w, y + h], a) for a in found for x, y, w, h in [a["bbox"]]]
+        instances = [
+            dict(
+                bbox=box,
+                bbox_label=labels[a["category_id"]],
+                ignore_flag=0,
+                mask=a["segmentation"],
+            )
+            for box, a in boxes
+        ]
+        names = dict(img_path=image["file_name"], img_id=image["id"])
+        size = dict(width=image["width"], height=image["height"])
+        entries.append(names | size | dict(instances=instances))
+    own = tmp_path / "train.json"
+    own.write_text(json.dumps(dict(metainfo=dict(classes=KINDS_IN_ORDER), data_list=entries)))
+    changed = tmp_path / "changed.py"
+    changed.write_text(
+        f"_base_ = {str(config)!r}\n"
+        "train_dataloader = dict(dataset=dict(_delete_=True, type='BaseDetDataset',\n"
+        f"    data_root={str(shapes)!r}, ann_file={str(own)!r},\n"
+        "    data_prefix=dict(img_path='train/'), pipeline=_base_.train_pipeline))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    tool = str(ROOT / "tools" / "train.py")
+    arguments = [tool, str(changed), "--work-dir", "out"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    runpy.run_path(tool, run_name="__main__")
+    wrong = ["--cfg-options", "model.roi_head.bbox_head.in_channels=32"]
+    monkeypatch.setattr(sys, "argv", [*arguments, *wrong])
+    with pytest.raises(RuntimeError, match="mat1 and mat2 shapes cannot be multiplied"):
+        runpy.run_path(tool, run_name="__main__")
+
+
 def first_map(root, split="train"):
     return min((root / "labels" / split).iterdir())
 
 
-def relabel(path, value):
-    labels = np.array(Image.open(path))
+def relabel(path, value, dtype=np.uint8):
+    labels = np.array(Image.open(path)).astype(dtype)
     labels[:3, :5] = value
     Image.fromarray(labels).save(path)
+
+
+def restack(path, channels):
+    labels = np.array(Image.open(path))
+    Image.fromarray(np.stack([labels] * channels, -1)).save(path)
 
 
 MAPS = {
@@ -182,6 +242,14 @@ MAPS = {
         lambda root: os.truncate(first_map(root), first_map(root).stat().st_size // 2),
         r"label map .*labels/train/.*\.png cannot be decoded",
     ),
+    "three channels": (
+        lambda root: restack(first_map(root), 3),
+        r"label map .*labels/train/.*\.png has 3 channels; it must have one",
+    ),
+    "16 bits": (
+        lambda root: relabel(first_map(root), 256, np.uint16),
+        r"label map .*labels/train/.*\.png has values up to 256, of which the loader keeps 8",
+    ),
     "values of pixels": (
         lambda root: relabel(first_map(root), 200),
         r"labels/train/.*\.png: 15 pixels are not in one of the 6 classes .* values are 200\. Set",
@@ -196,7 +264,8 @@ MAPS = {
 @pytest.mark.parametrize(
     ("case", "workers", "backend"),
     [(case, 0, "pillow") for case in MAPS]
-    + [("cut", 1, "pillow"), ("cut", 0, "cv2"), ("empty", 0, "cv2"), ("html", 1, "cv2")],
+    + [("cut", 1, "pillow"), ("cut", 0, "cv2"), ("empty", 0, "cv2"), ("html", 1, "cv2")]
+    + [("three channels", 0, "cv2"), ("16 bits", 1, "cv2")],
 )
 def test_label_maps_that_cannot_be_trained_on(case, workers, backend, shapes, stops, tmp_path):
     root = tmp_path / "data set é"
@@ -218,3 +287,52 @@ def test_label_maps_that_cannot_be_trained_on(case, workers, backend, shapes, st
     )
     assert re.search(message, said), said
     assert all(torch.load(path, weights_only=False) for path in (tmp_path / "out").glob("*.pth"))
+
+
+CASCADE = """
+_head = dict(
+    in_channels=[8, 16, 32, 64], in_index=(0, 1, 2, 3), channels=16, norm_cfg=dict(type="BN"),
+    input_transform="resize_concat", num_classes=6, align_corners=False)
+model = dict(
+    type="CascadeEncoderDecoder", num_stages=2, auxiliary_head=None, decode_head=[
+        dict(type="FCNHead", kernel_size=1, num_convs=1, concat_input=False, **_head),
+        dict(type="OCRHead", ocr_channels=16, **_head)])
+"""
+POINTS = """
+_base = dict(num_classes=6, align_corners=False)
+model = dict(
+    type="CascadeEncoderDecoder", num_stages=2, auxiliary_head=None, decode_head=[
+        dict(type="FPNHead", in_channels=[16] * 4, in_index=[0, 1, 2, 3], channels=16,
+             feature_strides=[4, 8, 16, 32], norm_cfg=dict(type="BN"), **_base),
+        dict(type="PointHead", in_channels=[16], in_index=[0], channels=16, num_fcs=1,
+             coarse_pred_each_layer=True, **_base)],
+    neck=dict(type="FPN", in_channels=[8, 16, 32, 64], out_channels=16, num_outs=4),
+    train_cfg=dict(num_points=64, oversample_ratio=3, importance_sample_ratio=0.75),
+    test_cfg=dict(mode="whole", subdivision_steps=1, subdivision_num_points=64, scale_factor=2))
+"""
+AUXILIARY = """
+_aux = dict(type="FCNHead", num_convs=1, channels=8, num_classes=6, norm_cfg=dict(type="BN"))
+model = dict(auxiliary_head=[
+    dict(in_channels=16, in_index=1, **_aux), dict(in_channels=32, in_index=2, **_aux)])
+"""
+
+
+@pytest.mark.parametrize("heads", [CASCADE, POINTS, AUXILIARY])
+def test_several_heads_and_a_label_that_is_no_class(heads, shapes, stops, tmp_path):
+    """OCRNet's and PointRend's heads in turn, and auxiliary ones in a list, as ICNet's."""
+    root = tmp_path / "data"
+    shutil.copytree(shapes, root)
+    base, config = tmp_path / "base.py", tmp_path / "heads.py"
+    base.write_text(
+        SEGMENTATION.format(base=str(ROOT / "configs" / "_base_" / "upernet_shapes.py"))
+    )
+    config.write_text(f"_base_ = {str(base)!r}\n{heads}")
+    arguments = ["train", config, "--data-root", root, "--work-dir", "out", "--cfg-options"]
+    options = []
+    for loader in ("train_dataloader", "val_dataloader"):
+        options.append(f"{loader}.dataset.type=BaseSegDataset")
+        options.append(f"{loader}.dataset.img_suffix=.png")
+        options.append(f"{loader}.dataset.metainfo.classes={','.join(['background', *KINDS])}")
+    relabel(first_map(root), 200)
+    said = stops(*arguments, *options)
+    assert re.search(r"labels/train/.*\.png: 15 pixels are not in one of the 6 classes", said), said

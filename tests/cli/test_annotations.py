@@ -1,0 +1,245 @@
+"""Annotations and classes, checked before a run by the rules of the library that reads them."""
+
+import copy
+import json
+import re
+
+import pytest
+from mmdet.datasets import CocoDataset
+from mmengine.config import Config
+from mmengine.registry import DATASETS
+
+from mmlearnconv.cli import check_annotations
+from mmlearnconv.cli.annotations import ClassError
+from tests.conftest import ROOT
+
+CLASSES = ("cat", "dog")
+BOX = dict(id=1, image_id=1, category_id=1, bbox=[1, 2, 30, 40], area=1200, iscrowd=0)
+POLYGON = dict(segmentation=[[1, 2, 31, 2, 31, 42]])
+
+
+def coco(*annotations, names=CLASSES):
+    return dict(
+        images=[dict(id=1, file_name="a.jpg", height=48, width=64)],
+        annotations=[BOX | POLYGON | dict(id=i, **a) for i, a in enumerate(annotations, 1)],
+        categories=[dict(id=i, name=name) for i, name in enumerate(names, 1)],
+    )
+
+
+def config(tmp_path, known, *, masks=True, evaluator=True, **dataset):
+    """A config whose training and validation read one file."""
+    path = tmp_path / "some.json"
+    path.write_text(known if isinstance(known, str) else json.dumps(known))
+    dataset = dict(
+        type="CocoDataset",
+        data_root=str(tmp_path),
+        ann_file="some.json",
+        metainfo=dict(classes=CLASSES),
+        pipeline=[dict(type="LoadAnnotations", with_mask=masks)],
+    ) | dict(dataset)
+    metric = ["bbox", "segm"] if masks else "bbox"
+    return Config(
+        dict(
+            default_scope="mmdet",
+            train_dataloader=dict(dataset=dataset),
+            val_dataloader=dict(dataset=dataset | dict(test_mode=True)),
+            val_evaluator=dict(type="CocoMetric", metric=metric, ann_file=str(path))
+            if evaluator
+            else [],
+        )
+    )
+
+
+def without(key):
+    return lambda known: known["annotations"][0].pop(key)
+
+
+def put(**values):
+    return lambda known: known["annotations"][0].update(values)
+
+
+def put_image(**values):
+    return lambda known: known["images"][0].update(values)
+
+
+# What is changed in a file, and what is said of it.
+FAULTS = {
+    "no iscrowd": (without("iscrowd"), r"annotation 1 has no 'iscrowd'; .*\"iscrowd\": 0"),
+    "no area": (without("area"), "annotation 1 has no 'area'; it is the area of the mask, or of"),
+    "area of text": (put(area="12"), "annotation 1 has area='12', which is no number"),
+    "no box": (without("bbox"), r"annotation 1 has no 'bbox'; a box is \[x, y, width, height\]"),
+    "three numbers": (put(bbox=[1, 2, 3]), r"annotation 1 has bbox=\[1, 2, 3\]; a box is"),
+    "no width": (put(bbox=[1, 2, None, 3]), r"annotation 1 has bbox=\[1, 2, None, 3\]; a box is"),
+    "no image_id": (without("image_id"), "annotation 1 has no 'image_id'; add or correct"),
+    "no category_id": (without("category_id"), "annotation 1 has no 'category_id'"),
+    "no id": (without("id"), "annotation 0 has no 'id'"),
+    "id of text": (put(id="a1"), "annotation a1 has id='a1', which is no number; .* from 1"),
+    "id twice": (put(id=2), "two annotations have the id 2"),
+    "no mask": (without("segmentation"), "annotation 1 has no segmentation; .*without a mask head"),
+    "empty mask": (put(segmentation=[]), "annotation 1 has no segmentation"),
+    "bare polygon": (put(segmentation=[1.0, 1.0, 9.0, 1.0, 9.0, 9.0]), "polygon that is not in a"),
+    "half a code": (put(segmentation=dict(size=[48, 64])), "annotation 1 has segmentation={'size'"),
+    "no height": (lambda known: known["images"][0].pop("height"), "image 1 has no 'height'"),
+    "width of text": (put_image(width="64"), "image 1 has width='64', which is no number"),
+    "image twice": (
+        lambda known: known["images"].append(known["images"][0]),
+        "two images have the id 1",
+    ),
+    "no category name": (lambda known: known["categories"][0].pop("name"), "category 1 has no 'n"),
+    "annotation of text": (lambda known: known["annotations"].append("x"), "annotation 'x' is no"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_file_that_cannot_be_read(name, tmp_path):
+    change, message = FAULTS[name]
+    known = coco({}, {})
+    check_annotations(config(tmp_path, known), "train", "val")
+    change(known)
+    with pytest.raises(ClassError, match=message) as error:
+        check_annotations(config(tmp_path, known), "train", "val")
+    assert str(tmp_path / "some.json") in str(error.value)
+
+
+def test_how_many_are_wrong_is_said(tmp_path):
+    known = coco({}, {}, {})
+    for annotation in known["annotations"][1:]:
+        del annotation["iscrowd"]
+    with pytest.raises(ClassError, match=r"annotation 2 \(and 1 of 3 others\) has no 'iscrowd'"):
+        check_annotations(config(tmp_path, known), "val")
+
+
+def change(known, edit):
+    edit(known)
+    return known
+
+
+def openmmlab(tmp_path):
+    return dict(metainfo=dict(classes=CLASSES), data_list=[])
+
+
+# Files that the library reads as they are: nothing may be said of them.
+READ = {
+    "no iscrowd in training": dict(known=change(coco({}), without("iscrowd")), evaluator=False),
+    "ids of text in training": dict(known=change(coco({}), put(id="a1")), evaluator=False),
+    "boxes only": dict(known=change(coco({}), without("segmentation")), masks=False),
+    "a run-length code": dict(known=coco(dict(segmentation=dict(size=[48, 64], counts="x")))),
+    "an ignored one": dict(known=coco(dict(ignore=1, segmentation=[])), evaluator=False),
+    "of no area": dict(known=coco(dict(area=0, segmentation=[])), evaluator=False),
+    "a box without width": dict(known=coco(dict(bbox=[1, 2, 0, 9], segmentation=[])), masks=False),
+    "no public truth": dict(
+        known={k: v for k, v in coco().items() if k != "annotations"}, evaluator=False
+    ),
+    "images without objects": dict(known=coco(), filter_cfg=dict(filter_empty_gt=False)),
+    "more categories": dict(known=coco({}, names=(*CLASSES, "tree"))),
+    "OpenMMLab's": dict(
+        known=dict(metainfo=dict(classes=CLASSES), data_list=[]),
+        type="BaseDetDataset",
+        evaluator=False,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_a_file_that_can_be_read(name, tmp_path):
+    check_annotations(config(tmp_path, **copy.deepcopy(READ[name])), "train", "val")
+
+
+@DATASETS.register_module()
+class OwnCoco(CocoDataset):
+    """A user's, that needs no area."""
+
+    def parse_data_info(self, raw_data_info):
+        return raw_data_info
+
+
+def test_a_data_set_s_own_parser_is_not_judged(tmp_path):
+    known = change(coco({}), without("area"))
+    check_annotations(config(tmp_path, known, type="OwnCoco", evaluator=False), "train")
+
+
+def test_classes_may_stand_in_a_file(tmp_path):
+    names = tmp_path / "classes.txt"
+    names.write_text("\n".join(CLASSES))
+    check_annotations(config(tmp_path, coco({}), metainfo=dict(classes=str(names))), "train")
+    with pytest.raises(ClassError, match=r"metainfo\.classes: 'cat' is text, .*\('cat',\), with a"):
+        check_annotations(config(tmp_path, coco({}), metainfo=dict(classes="cat")), "train")
+
+
+def test_formats_are_told_apart(tmp_path):
+    with pytest.raises(ClassError, match=r"no metainfo, data_list; it looks like COCO's: give"):
+        check_annotations(config(tmp_path, coco({}), type="BaseDetDataset"), "train")
+    with pytest.raises(ClassError, match=r"no images, .*OpenMMLab's own .*'BaseDetDataset'"):
+        check_annotations(config(tmp_path, openmmlab(tmp_path)), "train")
+
+
+@pytest.mark.parametrize("wrapper", ["Concat", "Repeat", "ClassBalanced", "MultiImageMix", "both"])
+def test_wrapped_data_sets(wrapper, tmp_path):
+    cfg = config(tmp_path, coco({}))
+    part = cfg.train_dataloader.dataset
+    other = copy.deepcopy(part)
+    other.metainfo.palette = [(1, 1, 1), (2, 2, 2)]
+    wrapped = dict(
+        Concat=dict(type="ConcatDataset", datasets=[part, other]),
+        Repeat=dict(type="RepeatDataset", times=2, dataset=part),
+        ClassBalanced=dict(type="ClassBalancedDataset", oversample_thr=0.1, dataset=part),
+        MultiImageMix=dict(type="MultiImageMixDataset", dataset=part, pipeline=[]),
+        both=dict(
+            type="RepeatDataset",
+            times=2,
+            dataset=dict(type="ConcatDataset", datasets=[part, other]),
+        ),
+    )
+    cfg.train_dataloader.dataset = wrapped[wrapper]
+    check_annotations(cfg, "train")
+    (tmp_path / "some.json").write_text(json.dumps(change(coco({}), without("area"))))
+    with pytest.raises(ClassError, match="has no 'area'"):
+        check_annotations(cfg, "train")
+
+
+def test_files_that_order_categories_differently(tmp_path):
+    """mmdet numbers classes in each file's order, whatever order the config has."""
+    cfg = config(tmp_path, coco({}), evaluator=False)
+    (tmp_path / "other.json").write_text(json.dumps(coco({}, names=CLASSES[::-1])))
+    cfg.val_dataloader.dataset.ann_file = "other.json"
+    with pytest.raises(ClassError, match=re.escape("different orders (cat, dog, and dog, cat)")):
+        check_annotations(cfg, "train", "val")
+    labels = [
+        DATASETS.build(
+            dict(d.dataset, type="mmdet.CocoDataset", pipeline=[], data_prefix={"img": ""})
+        ).get_data_info(0)["instances"][0]["bbox_label"]
+        for d in (cfg.train_dataloader, cfg.val_dataloader)
+    ]
+    # The first category of either file is class 0, of other names.
+    assert labels == [0, 0]
+
+
+def test_the_first_annotation_s_id_is_not_zero(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr("mmlearnconv.cli.annotations.print_log", lambda line, *_: said.append(line))
+    check_annotations(config(tmp_path, change(coco({}), put(id=0))), "val")
+    assert [line for line in said if "id 0 counts as missed" in line]
+
+
+def test_the_program_of_the_docs_mends_a_file(tmp_path, monkeypatch):
+    folder = tmp_path / "data" / "mine" / "annotations"
+    folder.mkdir(parents=True)
+    known = coco({}, {}, {})
+    first, second, third = known["annotations"]
+    for annotation in known["annotations"]:
+        del annotation["area"], annotation["iscrowd"]
+    first.update(id="a", segmentation=first["segmentation"][0])
+    del second["segmentation"]
+    third["area"] = 7.5
+    (folder / "train.json").write_text(json.dumps(known))
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    _, _, section = page.partition("### Annotations that lack a key")
+    monkeypatch.chdir(tmp_path)
+    exec(re.search("```python\n(.*?)```", section, re.DOTALL)[1], {})
+    mended = json.loads((folder / "train_mended.json").read_text())
+    # Half of a box of 30 x 40, but for the pixels of the edge; a whole one; what was given.
+    areas = [annotation["area"] for annotation in mended["annotations"]]
+    assert areas[0] == pytest.approx(600, abs=40)
+    assert areas[1:] == [1200, 7.5]
+    assert json.loads((folder / "train.json").read_text()) == known
+    check_annotations(config(tmp_path, mended, masks=False), "train", "val")
