@@ -2,9 +2,10 @@
 
 python tools/demo.py INPUT CONFIG CHECKPOINT --out DIR [--score 0.3] [--device cuda]
 
-Detectors and segmentors, swapped and folded models too. DIR gets each image under its own name, or
-the video as .mp4; and beside it, what was predicted: boxes, labels and scores as .json, or the
-labels of all pixels as .labels.png.
+Detectors and segmentors, swapped and folded models too. Images are read as the config's test
+pipeline reads them. DIR gets each under its own name (with .png behind it where its format cannot
+be written), or the video as .mp4; and beside it, what was predicted: boxes, labels and scores as
+.json, the labels of all pixels as .labels.png, the segments of panoptic models as .panoptic.png.
 """
 
 import argparse
@@ -91,13 +92,23 @@ class Model:
 
 
 def save_prediction(prediction: Any, path: Path) -> None:
-    """Labels as PNG, all else as JSON, beside the picture ``path``."""
+    """Labels as PNG, all else as JSON, beside the picture ``path``.
+
+    More than 256 classes take 16 bits. Of panoptic predictions the segments are a PNG in COCO's
+    panoptic format, whose colours are their ids.
+    """
     if isinstance(prediction, np.ndarray):
+        dtype = np.uint8 if prediction.max(initial=0) < 256 else np.uint16
         with atomic_write(path.with_name(path.name + ".labels.png")) as file:
-            mmcv.imwrite(prediction.astype(np.uint8), str(file))
-    else:
-        with atomic_write(path.with_name(path.name + ".json")) as file:
-            file.write_text(json.dumps(prediction))
+            mmcv.imwrite(prediction.astype(dtype), str(file))
+        return
+    if isinstance(prediction, dict) and "panoptic_seg" in prediction:
+        prediction = dict(prediction)
+        segments = prediction.pop("panoptic_seg")
+        with atomic_write(path.with_name(path.name + ".panoptic.png")) as file:
+            mmcv.imwrite(np.ascontiguousarray(segments[..., ::-1]), str(file))
+    with atomic_write(path.with_name(path.name + ".json")) as file:
+        file.write_text(json.dumps(prediction))
 
 
 def draw_images(model: Model, files: list[Path], root: Path, out: Path) -> list[str]:
@@ -113,6 +124,8 @@ def draw_images(model: Model, files: list[Path], root: Path, out: Path) -> list[
             continue
         picture, prediction = model(image)
         target = out / path.relative_to(root)
+        if not cv2.haveImageWriter(str(target)):
+            target = target.with_name(f"{target.name}.png")
         with atomic_write(target) as file:
             mmcv.imwrite(np.ascontiguousarray(picture[..., ::-1]), str(file))
         save_prediction(prediction, target)

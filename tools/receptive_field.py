@@ -10,7 +10,6 @@ and share of the area. An interrupted run goes on where it was.
 import argparse
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -131,15 +130,6 @@ def stamp(path: str) -> list[str | float]:
     return [path, file.stat().st_mtime, file.stat().st_size] if file.is_file() else [path]
 
 
-def names_of(models: list[str]) -> Iterator[str]:
-    """A file name for each model."""
-    seen: dict[str, int] = {}
-    for model in models:
-        name = Path(model.rpartition(":")[2]).stem
-        seen[name] = seen.get(name, 0) + 1
-        yield name if seen[name] == 1 else f"{name}_{seen[name]}"
-
-
 def draw(fields: dict[str, Tensor], path: Path) -> None:
     """One panel per model, each relative to its largest value."""
     figure, axes = plt.subplots(
@@ -166,7 +156,8 @@ def main() -> None:
         out = Path(args.out)
         out.mkdir(parents=True, exist_ok=True)
         fields, table = {}, {}
-        for name, spec, file in zip(names_of(args.models), args.models, checkpoints, strict=True):
+        names = cli.distinct(Path(model.rpartition(":")[2]).stem for model in args.models)
+        for name, spec, file in zip(names, args.models, checkpoints, strict=True):
             checkpoint = None if file == "-" else file
             torch.manual_seed(0)
             model, cfg = cli.build_model(spec, checkpoint, args.cfg_options, args.trust_checkpoint)

@@ -127,7 +127,7 @@ def main() -> None:
             files = cli.find_images("--image", args.image, pipeline.load, args.num_images)
         pictures = [draw_log(Path(args.log))] if args.log else []
         photographs = []
-        for file in files:
+        for title, file in zip(cli.distinct(file.stem for file in files), files, strict=True):
             loaded = pipeline.load(file)
             image = loaded.picture
             pixels = pipeline.tensor(loaded, size_for(image, args.size))
@@ -135,9 +135,9 @@ def main() -> None:
             layers = args.layer or layers_to_show(model, looked)
             if not layers:
                 raise ValueError(f"{args.model}: has no convolution larger than 1x1 that runs")
-            photographs.append((file.stem, image, looked, layers))
+            photographs.append((title, image, looked, layers))
             for x, y in args.point or [(0.5, 0.5)]:
-                name = f"sampling_{file.stem}_{x:g}_{y:g}"
+                name = f"sampling_{title}_{x:g}_{y:g}"
                 pictures.append(draw_point(looked, layers, image, (x, y), name))
         if args.ann_file:
             pictures += draw_objects(model, looks(model, pipeline, args))

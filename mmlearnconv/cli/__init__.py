@@ -14,7 +14,7 @@ from .config import (
 )
 from .data import check_data, set_data_root
 from .errors import one_sentence
-from .images import Box, find_boxes, find_images
+from .images import Box, distinct, find_boxes, find_images
 from .inputs import random_inputs
 from .models import build_model, forget_checkpoints
 from .run import run
@@ -27,6 +27,7 @@ __all__ = [
     "build_model",
     "check_annotations",
     "check_data",
+    "distinct",
     "draw_predictions",
     "dump_predictions",
     "find_boxes",

@@ -10,9 +10,9 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.fileio import list_from_file
 from mmengine.logging import print_log
-from mmengine.registry import DATASETS, METRICS, Registry
+from mmengine.registry import DATASETS, METRICS
 
-from .data import find_datasets
+from .data import find_datasets, registered
 from .distributed import is_first
 from .nested import nested_dicts
 
@@ -70,7 +70,7 @@ def _check_dataset(
     loader: str, dataset: dict[str, Any], scope: str | None, files: dict[str, Any]
 ) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Check one data set; of a file in COCO's format, give the path and its classes in order."""
-    kind = _registered(DATASETS, dataset.get("type"), scope)
+    kind = registered(DATASETS, dataset.get("type"), scope)
     if kind is None or getattr(kind, "makes_its_data", False):
         return
     loads = _defined_in(kind, "load_data_list")
@@ -84,13 +84,6 @@ def _check_dataset(
         yield path, _check_coco(loader, path, _read(loader, path, files), dataset, kind, classes)
     elif loads == _OPENMMLAB_LOADER:
         _check_openmmlab(loader, path, _read(loader, path, files))
-
-
-def _registered(registry: Registry, kind: Any, scope: str | None) -> Any:
-    if not isinstance(kind, str):
-        return kind
-    with registry.switch_scope_and_registry(scope) as found:
-        return found.get(kind)
 
 
 def _defined_in(kind: Any, method: str) -> str | None:
@@ -107,7 +100,8 @@ def _classes(loader: str, dataset: dict[str, Any], kind: Any) -> Sequence[str]:
     Raises:
         ClassError: they are one text, and no file.
     """
-    classes = (dataset.get("metainfo") or {}).get("classes")
+    # mmpretrain's data sets take them as an argument of their own, too.
+    classes = (dataset.get("metainfo") or {}).get("classes", dataset.get("classes"))
     if isinstance(classes, str):
         if not os.path.isfile(classes):
             raise ClassError(
@@ -177,6 +171,11 @@ def _check_coco(
         raise ClassError(
             f"{where} has no category {', '.join(absent)}, which is among the data set's classes; "
             f"its categories are {_few(found)}"
+        )
+    if twice := [name for name in sorted(set(names)) if names.count(name) > 1]:
+        raise ClassError(
+            f"{where} has several categories of the name {twice[0]}, as exports with a root "
+            "category do; mmdet would number each. Remove the unused ones from a copy of the file"
         )
     if drops_empty and not annotations:
         raise ClassError(
@@ -300,7 +299,7 @@ def _refuse(
     wrong = [entry for entry in entries if is_wrong(entry)]
     if wrong:
         first = wrong[0]
-        others = f" (and {len(wrong) - 1} of {len(entries)} others)" * (len(wrong) > 1)
+        others = f" (and {len(wrong) - 1} others)" * (len(wrong) > 1)
         text = fault if isinstance(fault, str) else fault(first)
         name = first.get("id", first.get("file_name", entries.index(first)))
         raise ClassError(f"{where}: {what} {name}{others} {text}; {mend}")
@@ -374,7 +373,7 @@ def _coco_metrics(cfg: Config, split: str) -> Iterator[tuple[str, dict[str, Any]
     for _, metric in nested_dicts(cfg.get(f"{split}_evaluator")):
         if not isinstance(metric.get("ann_file"), str) or metric.get("format_only"):
             continue
-        kind = _registered(METRICS, metric.get("type"), cfg.get("default_scope"))
+        kind = registered(METRICS, metric.get("type"), cfg.get("default_scope"))
         if _defined_in(kind, "compute_metrics") == _COCO_METRIC:
             yield f"{split}_evaluator", metric
 

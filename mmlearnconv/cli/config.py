@@ -118,8 +118,15 @@ def _need_toolbox(scope: str | None) -> None:
 
 
 def _how_to_install(what: str) -> str:
-    extras = [extra for scope, extra in _EXTRAS.items() if scope in what]
-    return f"; pip install 'mmlearnconv[{extras[0]}]'" if extras else ""
+    scope = next((scope for scope in _EXTRAS if scope in what), None)
+    if scope is None:
+        return ""
+    spec = importlib.util.find_spec(scope)
+    if spec is not None and "::" not in what and "install" in what:
+        # mmengine knows toolboxes by the names of their distributions, of which there are two.
+        folder = Path(str(spec.origin)).parent / ".mim" / "configs"
+        return f". {scope} is here under another name: write the base's path, {folder}/..."
+    return f"; pip install 'mmlearnconv[{_EXTRAS[scope]}]'"
 
 
 def load_config(args: argparse.Namespace) -> Config:
@@ -209,9 +216,17 @@ def use_tta(cfg: Config) -> None:
     merges an image and its mirror image.
 
     Raises:
-        ValueError: the config is of no toolbox that can.
+        ValueError: the config is of no toolbox that can, or its model predicts masks of objects,
+            which mmdet's own model does not merge.
     """
     scope = cfg.get("default_scope")
+    masks = any(part.get("mask_head") for _, part in nested_dicts(cfg.model))
+    if scope == "mmdet" and masks and cfg.get("tta_model", {}).get("type") in (None, "DetTTAModel"):
+        raise ValueError(
+            "--tta: mmdet's DetTTAModel merges boxes, and this model predicts masks; give "
+            "tta_model and tta_pipeline, or set model.roi_head.mask_head=None and the evaluator's "
+            "metric='bbox'"
+        )
     if "tta_model" not in cfg and scope not in _TTA_MODELS:
         raise ValueError(f"--tta: default_scope is {scope!r}; give tta_model and tta_pipeline")
     datasets = [

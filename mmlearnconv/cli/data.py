@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.registry import DATASETS
+from mmengine.registry import DATASETS, Registry
 
 from .nested import nested_dicts
 
@@ -70,8 +70,7 @@ def check_data(cfg: Config, *splits: str) -> None:
         FileNotFoundError: one does not; the message says how to choose another folder.
     """
     for loader, dataset in find_datasets(cfg, *splits):
-        with DATASETS.switch_scope_and_registry(cfg.get("default_scope")) as registry:
-            kind = registry.get(dataset["type"]) if "type" in dataset else None
+        kind = registered(DATASETS, dataset.get("type"), cfg.get("default_scope"))
         if getattr(kind, "makes_its_data", False) or _downloads(kind, dataset):
             continue
         root = dataset.get("data_root") or ""
@@ -85,6 +84,14 @@ def check_data(cfg: Config, *splits: str) -> None:
                     f"no data for {loader}: looked for {path} under data_root {root or '(none)'}; "
                     "name the folder that holds your data with --data-root DIR"
                 )
+
+
+def registered(registry: Registry, kind: Any, scope: str | None) -> Any:
+    """The class of a name, or a class that a config in pure Python gives; ``None`` if unknown."""
+    if not isinstance(kind, str):
+        return kind
+    with registry.switch_scope_and_registry(scope) as found:
+        return found.get(kind)
 
 
 def _downloads(kind: Any, dataset: dict[str, Any]) -> bool:

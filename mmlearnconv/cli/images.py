@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,6 +53,21 @@ def find_images(
     return files[:most]
 
 
+def _key(file: Path, names: Collection[tuple[str, ...]]) -> tuple[str, ...]:
+    """The name that annotations have for a file, as parts of a path."""
+    ends = [file.parts[start:] for start in range(len(file.parts))]
+    alike = [name for name in names if name[-1] == file.name]
+    return next((end for end in ends if end in names), alike[0] if len(alike) == 1 else ())
+
+
+def distinct(names: Iterable[str]) -> Iterator[str]:
+    """The names, those that came before with a number behind them."""
+    seen: dict[str, int] = {}
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        yield name if seen[name] == 1 else f"{name}_{seen[name]}"
+
+
 def _loads(load: Callable[[Path], Any], file: Path) -> bool:
     try:
         load(file)
@@ -78,7 +93,10 @@ class Box(NamedTuple):
 
 
 def find_boxes(option: str, ann_file: str, files: Sequence[Path]) -> list[Box]:
-    """The objects that COCO annotations name in images, found by the files' names.
+    """The objects that COCO annotations name in images.
+
+    An image is found by the end of its path, as the annotations write it, or by its name alone
+    where no other image of the annotations has it.
 
     Args:
         option: the option that gave the annotations, for errors.
@@ -91,7 +109,7 @@ def find_boxes(option: str, ann_file: str, files: Sequence[Path]) -> list[Box]:
     """
     if not Path(ann_file).is_file():
         raise FileNotFoundError(f"{option} {ann_file}: does not exist")
-    boxes: dict[str, list[tuple[tuple[float, float], float, str]]] = {}
+    boxes: dict[tuple[str, ...], list[tuple[tuple[float, float], float, str]]] = {}
     try:
         known = json.loads(Path(ann_file).read_text())
         sizes = {i["id"]: (i["file_name"], i["height"], i["width"]) for i in known["images"]}
@@ -101,10 +119,10 @@ def find_boxes(option: str, ann_file: str, files: Sequence[Path]) -> list[Box]:
             x, y, w, h = annotation["bbox"]
             centre = (y + h / 2) / height, (x + w / 2) / width
             box = centre, w * h / (height * width), categories[annotation["category_id"]]
-            boxes.setdefault(Path(file_name).name, []).append(box)
+            boxes.setdefault(Path(file_name).parts, []).append(box)
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{option} {ann_file}: are no annotations of COCO: {error!r}") from error
-    found = [Box(file, *box) for file in files for box in boxes.get(file.name, [])]
+    found = [Box(file, *box) for file in files for box in boxes.get(_key(file, boxes), [])]
     if not found:
         raise ValueError(f"{option} {ann_file}: has no box on any of {len(files)} images")
     return found

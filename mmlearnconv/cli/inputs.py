@@ -36,13 +36,13 @@ def _detection(
 ) -> dict[str, Any]:
     from mmdet.testing import demo_mm_inputs
 
-    steps = cfg.get("train_pipeline") or []
+    steps = [step for _, step in nested_dicts(cfg.get("train_dataloader"))]
     return demo_mm_inputs(
         images,
         [[input_channels(model, size), *size]] * images,
         num_items=[3] * images,
         num_classes=classes,
-        with_mask=any(s.get("with_mask", "Panoptic" in str(s["type"])) for s in steps),
+        with_mask=any(s.get("with_mask", "LoadPanoptic" in str(s.get("type"))) for s in steps),
         with_semantic="panoptic" in type(model).__name__.lower(),
     )
 
@@ -64,9 +64,14 @@ def _segmentation(
 def _classification(
     model: nn.Module, cfg: Config, size: tuple[int, int], images: int, classes: int
 ) -> dict[str, Any]:
-    from mmpretrain.structures import DataSample
+    from mmpretrain.structures import DataSample, MultiTaskDataSample
 
     samples = [DataSample().set_gt_label(i % classes) for i in range(images)]
+    if tasks := getattr(getattr(model, "head", None), "task_heads", None):
+        plain, samples = samples, [MultiTaskDataSample() for _ in samples]
+        for own, sample in zip(samples, plain, strict=True):
+            for task in tasks:
+                own.set_field(sample.clone(), task)
     # Its data preprocessor takes a batch.
     return dict(inputs=torch.stack(_noise(model, size, images)), data_samples=samples)
 

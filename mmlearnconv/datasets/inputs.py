@@ -14,6 +14,8 @@ from mmengine.config import Config
 from mmengine.registry import FUNCTIONS, MODELS, TRANSFORMS
 from torch import Tensor
 
+from .loading import is_undecodable
+
 # Of images in RGB, for a model without a config: ImageNet's.
 _MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 # Steps that change the size of an image; where a tool gives it another size, they have no place.
@@ -99,7 +101,9 @@ class InputPipeline:
             except FileNotFoundError:
                 raise
             except Exception as error:
-                if isinstance(step, LoadImageFromFile):  # Which fails in many ways.
+                if isinstance(step, LoadImageFromFile):
+                    if not is_undecodable(error):
+                        raise
                     raise ValueError(f"{path}: could not be read as an image") from error
                 if isinstance(error, (OSError, ValueError)):
                     reason = f"{type(error).__name__}: {error}"

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import struct
 from typing import Any
 
 import cv2
@@ -18,6 +19,15 @@ class ImageError(OSError):
     """A file that is no image, or a damaged one, or a label map that would be read wrongly."""
 
 
+def is_undecodable(error: Exception) -> bool:
+    """Whether a decoder of mmcv's failed at what a file holds, and not for want of a library."""
+    if isinstance(error, (FileNotFoundError, PermissionError, ConnectionError)):
+        return False
+    # mmcv asserts that there is an image. Pillow raises SyntaxError for some broken files.
+    kinds = AssertionError, EOFError, OSError, SyntaxError, struct.error, cv2.error
+    return isinstance(error, kinds) or type(error).__name__ == "TiffFileError"
+
+
 class NamedLoadImageFromFile(LoadImageFromFile):
     """mmcv's ``LoadImageFromFile`` whose errors name the file.
 
@@ -29,9 +39,9 @@ class NamedLoadImageFromFile(LoadImageFromFile):
         """Read the image of ``img_path``."""
         try:
             return super().transform(results)
-        except FileNotFoundError:
-            raise
         except Exception as error:
+            if not is_undecodable(error):
+                raise
             raise _undecodable("image", results["img_path"]) from error
 
 
@@ -59,10 +69,11 @@ def _naming(load: Any) -> Any:
     def load_seg_map(self: Any, results: dict[str, Any]) -> None:
         try:
             load(self, results)
-        except FileNotFoundError:
-            raise
-        except (AttributeError, OSError, cv2.error) as error:
+        except Exception as error:
             # OpenCV gives None for what it cannot decode, which has no squeeze().
+            empty = isinstance(error, AttributeError) and "'NoneType'" in str(error)
+            if not empty and not is_undecodable(error):
+                raise
             raise _undecodable("label map", results["seg_map_path"]) from error
         _check_label_map(results)
 
@@ -76,8 +87,8 @@ def _check_label_map(results: dict[str, Any]) -> None:
     if labels.ndim > 2 and labels.shape[-1] > 1:
         raise ImageError(
             f"label map {path} has {labels.shape[-1]} channels; it must have one, of class "
-            "numbers. Of equal channels write one; a picture of colours has to be translated; of a palette, "
-            "imdecode_backend='pillow' reads the numbers"
+            "numbers. Of equal channels write one; a picture of colours has to be translated; of "
+            "a palette, imdecode_backend='pillow' reads the numbers"
         )
     if labels.dtype != np.uint8 or not os.path.isfile(path):
         return

@@ -77,10 +77,14 @@ class LoadReportHook(Hook):
     _report: Callable[[], None] | None = None
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        if runner.cfg.get("resume") and not {"meta", "optimizer"} <= checkpoint.keys():
+        hook = runner.cfg.get("default_hooks", {}).get("checkpoint") or {}
+        # A run that does not save the optimizer goes on without its state.
+        needed = {"meta"} if hook.get("save_optimizer") is False else {"meta", "optimizer"}
+        if runner.cfg.get("resume") and not needed <= checkpoint.keys():
             raise CheckpointError(
                 f"--resume: checkpoint {runner.cfg.load_from} holds weights without the state of a "
-                "training; to start from them, name the file in load_from"
+                "training, as files do that were saved with save_optimizer=False; to start from "
+                "them, name the file in load_from"
             )
         model = unwrap_model(runner.model)
         saved = _some(checkpoint.get("state_dict", checkpoint))

@@ -40,8 +40,8 @@ class ResumeCheckHook(Hook):
         if problem:
             raise CheckpointError(
                 f"--resume: the checkpoint is of another model or optimizer: {problem}. Resume "
-                "with the config that it was trained with, or begin a new run from its weights with "
-                "load_from"
+                "with the config that it was trained with, or begin a new run from its weights "
+                "with load_from"
             )
 
 

@@ -3,6 +3,8 @@
 import io
 import os
 import re
+import runpy
+import sys
 
 import pytest
 import torch
@@ -152,3 +154,27 @@ def test_tools_that_need_no_weights_read_none(arguments, tmp_path):
     )
     assert status == 0, said[-3000:]
     assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["model.backbone.conv_cfg.type=DKE"], r"positions was \(.*\) and is|is new"),
+        (["optim_wrapper.constructor=DefaultOptimWrapperConstructor"], "at another place"),
+        (["model.backbone.conv_cfg.kernel_count=3"], r"weight was \(.*\) and is \(.*3\)"),
+    ],
+)
+def test_a_run_that_was_changed_does_not_resume(
+    options, message, config, stops, monkeypatch, tmp_path
+):
+    """What is saved stays, and nothing of it is loaded."""
+    own = ["optim_wrapper.constructor=LearnableConvOptimWrapperConstructor"]
+    arguments = ["train", config, "--work-dir", "out", "--cfg-options", "train_cfg.max_iters=1"]
+    monkeypatch.chdir(tmp_path)
+    tool = str(ROOT / "tools" / "train.py")
+    monkeypatch.setattr(sys, "argv", [tool, *map(str, arguments[1:]), *own])
+    runpy.run_path(tool, run_name="__main__")
+    saved = (tmp_path / "out" / "iter_1.pth").read_bytes()
+    said = stops(*arguments, *own, *options, "--resume")
+    assert re.search(f"--resume: the checkpoint is of another .*{message}", said), said
+    assert (tmp_path / "out" / "iter_1.pth").read_bytes() == saved

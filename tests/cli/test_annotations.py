@@ -9,7 +9,7 @@ from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 
-from mmlearnconv.cli import check_annotations
+from mmlearnconv.cli import check_annotations, check_data
 from mmlearnconv.cli.annotations import ClassError
 from tests.conftest import ROOT
 
@@ -86,6 +86,10 @@ FAULTS = {
         "two images have the id 1",
     ),
     "no category name": (lambda known: known["categories"][0].pop("name"), "category 1 has no 'n"),
+    "category twice": (
+        lambda known: known["categories"].append(dict(id=0, name="cat")),
+        "several categories of the name cat",
+    ),
     "annotation of text": (lambda known: known["annotations"].append("x"), "annotation 'x' is no"),
 }
 
@@ -101,11 +105,25 @@ def test_a_file_that_cannot_be_read(name, tmp_path):
     assert str(tmp_path / "some.json") in str(error.value)
 
 
+class Unregistered(CocoDataset):
+    """As a config in pure Python may name it."""
+
+
+def test_a_class_that_is_not_registered(tmp_path):
+    cfg = config(tmp_path, coco({}))
+    cfg.train_dataloader.dataset.type = Unregistered
+    check_data(cfg, "train")
+    check_annotations(cfg, "train")
+    cfg.train_dataloader.dataset.ann_file = "none.json"
+    with pytest.raises(FileNotFoundError, match=r"none\.json"):
+        check_data(cfg, "train")
+
+
 def test_how_many_are_wrong_is_said(tmp_path):
     known = coco({}, {}, {})
     for annotation in known["annotations"][1:]:
         del annotation["iscrowd"]
-    with pytest.raises(ClassError, match=r"annotation 2 \(and 1 of 3 others\) has no 'iscrowd'"):
+    with pytest.raises(ClassError, match=r"annotation 2 \(and 1 others\) has no 'iscrowd'"):
         check_annotations(config(tmp_path, known), "val")
 
 

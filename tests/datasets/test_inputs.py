@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
 from mmlearnconv.datasets import InputPipeline
+from mmlearnconv.datasets.loading import NamedLoadImageFromFile
 
 SIZE = 64, 96  # multiples of 32, so that nothing is padded
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
@@ -233,3 +234,17 @@ def test_a_fault_of_a_user_s_loader_shows_as_one(tmp_path):
     cfg = Config(dict(default_scope="mmdet", model={}, test_pipeline=steps))
     with pytest.raises(KeyError, match="no such key"):
         InputPipeline(cfg).load(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("options", [dict(imdecode_backend="turbojpeg"), dict(color_type="grey")])
+def test_a_loader_that_cannot_load_is_no_fault_of_the_file(options, tmp_path):
+    """A library that is missing, and a misspelt option."""
+    path = written(np.zeros((8, 8, 3), np.uint8), tmp_path)
+    steps = loading(DETECTOR, **options)
+    cfg = Config(dict(default_scope="mmdet", model={}, test_pipeline=steps))
+    named = NamedLoadImageFromFile(**options)
+    for load in (InputPipeline(cfg).load, lambda path: named(dict(img_path=str(path)))):
+        with pytest.raises((ImportError, KeyError, AttributeError, ValueError)) as error:
+            load(path)
+        assert "decoded" not in str(error.value)
+        assert "could not be read as an image" not in str(error.value)

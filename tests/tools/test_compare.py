@@ -1,10 +1,15 @@
 """The comparison of operators in a model, on a small one."""
 
 import json
+import os
 
 import pytest
+from mmengine.config import Config
 
 from mmlearnconv.catalog import names
+from tests import libraries
+from tests.conftest import ROOT, config_path
+from tests.processes import run_file
 
 CONFIG = "configs/quickstart_mask_rcnn_dcls.py"
 SMALL = (
@@ -80,3 +85,36 @@ def test_wrong_arguments_are_named(arguments, message, run_tool):
     said = run_tool("compare", *arguments)
     assert said.startswith("error: ")
     assert message in said
+
+
+@pytest.mark.slow
+def test_pipelines_that_have_no_name(tmp_path, run_tool):
+    """As in a config that mmengine wrote, they may stand in the loaders alone."""
+    cfg = Config.fromfile(ROOT / CONFIG)
+    cfg.pop("train_pipeline")
+    cfg.pop("test_pipeline")
+    cfg.dump(tmp_path / "inline.py")
+    said = run_tool("compare", tmp_path / "inline.py", "--conv", "CoC", *SMALL)
+    assert list(table_of(said)) == ["plain", "CoC"], said
+
+
+TASKS = """
+_base_ = {base!r}
+model = dict(head=dict(
+    _delete_=True, type="MultiTaskHead", task_heads=dict(
+        kind=dict(type="LinearClsHead", num_classes=5, in_channels=256),
+        colour=dict(type="LinearClsHead", num_classes=3, in_channels=256))))
+"""
+
+
+@pytest.mark.slow
+def test_a_classifier_of_several_tasks(tmp_path):
+    libraries.need()
+    config = tmp_path / "tasks.py"
+    config.write_text(TASKS.format(base=str(config_path("classifier_shapes"))))
+    tool = ["tools/compare.py", str(config), "--conv", "CoC", "--size", "64", "64"]
+    status, said = run_file(
+        tool, ROOT, os.environ | dict(PYTHONPATH=str(ROOT)), with_libraries=True
+    )
+    assert status == 0, said[-3000:]
+    assert list(table_of(said)) == ["plain", "CoC"]

@@ -1,6 +1,7 @@
 """The demonstration on images, folders and videos, with models of random weights."""
 
 import json
+import runpy
 
 import cv2
 import mmcv
@@ -10,7 +11,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
-from tests.conftest import config_path
+from tests.conftest import ROOT, config_path
 
 DETECTOR = config_path("quickstart_mask_rcnn_dcls")
 SEGMENTOR = config_path("upernet_shapes")
@@ -62,6 +63,44 @@ def test_a_folder_with_folders_and_a_broken_file(tmp_path, detector, run_tool):
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("demo")
+def test_colours_and_other_formats(tmp_path, detector, run_tool):
+    images = tmp_path / "images"
+    images.mkdir()
+    red = np.full((48, 64, 3), (10, 20, 200), np.uint8)
+    cv2.imwrite(str(images / "a.tiff"), red)
+    (images / "notes.txt").write_text("x")
+    out = tmp_path / "out"
+    # Nothing is found of that score, so nothing is drawn.
+    said = run_tool("demo", images, DETECTOR, detector, "--out", out, "--score", 1.1)
+    assert "1 of 1 images" in said
+    assert "INPUT: 1 files are no images to this model: notes.txt" in said
+    assert (cv2.imread(str(out / "a.tiff")) == red).all()
+
+
+def test_predictions_are_written_whole(tmp_path):
+    """More classes than 8 bits hold, and the segments of panoptic models."""
+    tool = runpy.run_path(str(ROOT / "tools" / "demo.py"))
+    labels = np.array([[0, 44], [300, 511]])
+    tool["save_prediction"](labels, tmp_path / "a.png")
+    found = cv2.imread(str(tmp_path / "a.png.labels.png"), cv2.IMREAD_UNCHANGED)
+    assert np.array_equal(found, labels)
+    segments = np.array([[[1, 2, 3], [4, 5, 6]]], np.uint8)
+    tool["save_prediction"](dict(panoptic_seg=segments, labels=[7]), tmp_path / "b.png")
+    assert json.loads((tmp_path / "b.png.json").read_text()) == dict(labels=[7])
+    found = cv2.imread(str(tmp_path / "b.png.panoptic.png"))[..., ::-1]
+    assert np.array_equal(found, segments)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("demo")
+def test_a_folder_without_images(tmp_path, detector, run_tool):
+    said = run_tool("demo", ROOT / "configs", DETECTOR, detector, "--out", tmp_path / "out")
+    assert f"INPUT {ROOT}/configs: no file that is read as an image; found" in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("demo")
 def test_a_video(tmp_path, detector, run_tool):
     video = tmp_path / "clip.avi"
     writer = cv2.VideoWriter(str(video), cv2.VideoWriter_fourcc(*"MJPG"), 5, (64, 48))
@@ -98,7 +137,6 @@ def test_a_segmentor_writes_labels(tmp_path, run_tool):
         ("none.mp4", "setup.py", "INPUT none.mp4: does not exist"),
         ("docs/images/dcls.png", "none.pth", "checkpoint none.pth does not exist"),
         ("docs/images/dcls.png", "setup.py", "setup.py"),
-        ("mmlearnconv", "setup.py", "INPUT mmlearnconv: no file that ends with"),
     ],
 )
 def test_what_is_missing_is_named_and_nothing_is_written(

@@ -142,3 +142,39 @@ def test_a_swap_keeps_the_average_precision(plain_quickstart, operator, tmp_path
     for key in ("coco/bbox_mAP", "coco/segm_mAP", "coco/segm_mAP_50"):
         # Three digits are printed: 0.001 is one unit in the last.
         assert abs(tested[key] - expected[key]) < 0.0015
+
+
+SOFT_TEACHER = """
+_base_ = "mmdet::_base_/models/faster-rcnn_r50_fpn.py"
+custom_imports = dict(imports=["mmlearnconv"])
+default_scope = "mmdet"
+detector = _base_.model
+detector.backbone = dict(
+    type="ResNet", depth=18, base_channels=8, conv_cfg=dict(type="CoC"), norm_cfg=dict(type="BN"))
+detector.neck = dict(type="FPN", in_channels=[8, 16, 32, 64], out_channels=256, num_outs=5)
+detector.test_cfg.rpn.update(nms_pre=20, max_per_img=20)
+model = dict(
+    _delete_=True, type="SoftTeacher", detector=detector, semi_test_cfg=dict(predict_on="teacher"),
+    data_preprocessor=dict(
+        type="MultiBranchDataPreprocessor", data_preprocessor=detector.data_preprocessor),
+    semi_train_cfg=dict(freeze_teacher=True, pseudo_label_initial_score_thr=0.5))
+test_pipeline = [
+    dict(type="LoadImageFromFile"), dict(type="Resize", scale=(96, 64), keep_ratio=True),
+    dict(type="PackDetInputs", meta_keys=("ori_shape", "img_shape", "scale_factor"))]
+"""
+
+
+def test_a_teacher_and_its_student_are_folded(tmp_path, run_tool):
+    """Of the two, the teacher runs, whose parts are compared."""
+    config = tmp_path / "soft.py"
+    config.write_text(SOFT_TEACHER)
+    init_default_scope("mmdet")
+    model = MODELS.build(Config.fromfile(config).model)
+    for name, parameter in model.named_parameters():
+        if "super" in name:
+            parameter.data.normal_(std=0.1)
+    torch.save(dict(meta={}, state_dict=model.state_dict()), tmp_path / "weights.pth")
+    said = run_tool("fold", config, tmp_path / "weights.pth", tmp_path / "out")
+    assert "folded 34 convolutions" in said, said
+    assert "on noise: 0.0e+00" not in said, said
+    assert "written" in said, said
