@@ -32,7 +32,8 @@ def main() -> None:
     for shape, size, groups in SHAPES:
         options = dict(padding=size // 2, groups=groups)
         modules = {
-            kind.__name__: kind(shape[1], shape[1], size, **options) for kind in (Guarded, nn.Conv3d)
+            kind.__name__: kind(shape[1], shape[1], size, **options)
+            for kind in (Guarded, nn.Conv3d)
         }
         title = f"{size}x{size}x{size}, groups {groups}"
         benchmark.run(title, modules, shape, ("contiguous",))

@@ -13,7 +13,6 @@ import argparse
 import copy
 import json
 import math
-import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -34,6 +33,7 @@ from mmlearnconv.analysis import count_complexity
 from mmlearnconv.analysis.cost import median_times, peak_memory
 from mmlearnconv.catalog import names, operator_of
 from mmlearnconv.engine import atomic_write
+from mmlearnconv.errors import UserError, UserValueError
 from mmlearnconv.layers import LearnableConv
 from mmlearnconv.layers.takeover import takeover_report
 from mmlearnconv.surgery import swap_convs, without_learnable
@@ -126,7 +126,7 @@ def with_operator(
         larger = [n for n in convs if max(plain.get_submodule(n).kernel_size) > 1]
         chosen = [name for name in larger if fnmatchcase(name, where)]
         if not chosen:
-            raise ValueError(f"--where {where}: matches none of {', '.join(larger[:5])}, ...")
+            raise UserValueError(f"--where {where}: matches none of {', '.join(larger[:5])}, ...")
         swap_convs(changed, [dict(pattern=chosen, conv=dict(type=operator))])
     else:
         own = copy.deepcopy(model)
@@ -134,11 +134,13 @@ def with_operator(
         try:
             changed = build(own)
         except TypeError as error:
+            if cli.explain_refusal(error) is None:
+                raise
             kind = model.backbone.type
-            raise ValueError(f"{kind} takes no conv_cfg; use --where 'backbone.*'") from error
+            raise UserValueError(f"{kind} takes no conv_cfg; use --where 'backbone.*'") from error
         if not any(isinstance(m, LearnableConv) for m in changed.modules()):
             kind = model.backbone.type
-            raise ValueError(f"conv_cfg replaces nothing in {kind}; use --where 'backbone.*'")
+            raise UserValueError(f"conv_cfg replaces nothing in {kind}; use --where 'backbone.*'")
     with takeover_report() as report:
         try:
             changed.load_state_dict(plain.state_dict(), strict=False)
@@ -216,37 +218,34 @@ def main() -> None:
     args = arguments().parse_args()
     warnings.filterwarnings("ignore")
     MMLogger.get_instance("compare", log_level="ERROR")
-    try:
-        if min(args.size) < 32:
-            raise ValueError(f"--size {args.size[0]} {args.size[1]}: must be 32 or more")
-        if args.rounds < 1:
-            raise ValueError(f"--rounds {args.rounds}: must be 1 or more")
-        cfg = cli.read_config(args.config, args.cfg_options)
-        init_default_scope(cfg.get("default_scope", "mmdet"))
-        model = plain_model(cfg)
-        if args.where is None and "backbone" not in model:
-            raise ValueError(f"{args.config}: the model has no backbone; use --where PATTERN")
-        if cfg.get("default_scope") == "mmseg" and "size" in (model.data_preprocessor or {}):
-            # Else images are padded to the crop of the recipe.
-            model.data_preprocessor.size = tuple(args.size)
-            model.test_cfg = dict(mode="whole")
-        # Set by the Runner, for components that change with the iteration.
-        MessageHub.get_current_instance().update_info_dict(dict(iter=0, epoch=0, max_iters=1))
-        plain = build(model)
-        models: dict[str, nn.Module] = {PLAIN: plain}
-        errors: dict[str, float | None] = {PLAIN: 0.0}
-        failures = {}
-        for operator in args.conv:
-            try:
-                found, errors[operator] = with_operator(plain, model, operator, args.where)
-                models[operator] = found
-            except (TypeError, ValueError) as error:
-                if len(args.conv) == 1 or str(error).startswith("--where"):
-                    raise
-                failures[operator] = " ".join(str(error).split())
-        rows = measure(models, errors, cfg, args)
-    except (TypeError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    if min(args.size) < 32:
+        raise UserValueError(f"--size {args.size[0]} {args.size[1]}: must be 32 or more")
+    if args.rounds < 1:
+        raise UserValueError(f"--rounds {args.rounds}: must be 1 or more")
+    cfg = cli.read_config(args.config, args.cfg_options)
+    init_default_scope(cfg.get("default_scope", "mmdet"))
+    model = plain_model(cfg)
+    if args.where is None and "backbone" not in model:
+        raise UserValueError(f"{args.config}: the model has no backbone; use --where PATTERN")
+    if cfg.get("default_scope") == "mmseg" and "size" in (model.data_preprocessor or {}):
+        # Else images are padded to the crop of the recipe.
+        model.data_preprocessor.size = tuple(args.size)
+        model.test_cfg = dict(mode="whole")
+    # Set by the Runner, for components that change with the iteration.
+    MessageHub.get_current_instance().update_info_dict(dict(iter=0, epoch=0, max_iters=1))
+    plain = build(model)
+    models: dict[str, nn.Module] = {PLAIN: plain}
+    errors: dict[str, float | None] = {PLAIN: 0.0}
+    failures = {}
+    for operator in args.conv:
+        try:
+            found, errors[operator] = with_operator(plain, model, operator, args.where)
+            models[operator] = found
+        except UserError as error:
+            if len(args.conv) == 1 or str(error).startswith("--where"):
+                raise
+            failures[operator] = " ".join(str(error).split())
+    rows = measure(models, errors, cfg, args)
     if args.json:
         with atomic_write(args.json) as file:
             found = [asdict(row) | dict(memory=_or_none(row.memory)) for row in rows]

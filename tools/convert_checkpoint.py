@@ -8,12 +8,12 @@ are; a translated one suits every tool that expects OpenMMLab's layout: `backbon
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import torch
 
 from mmlearnconv import cli, engine
+from mmlearnconv.errors import UserError, UserValueError
 from mmlearnconv.models.convnext import convert_state_dict
 
 VERSIONS = ("v0", "v1", "max", "gauss")
@@ -38,15 +38,12 @@ def parse_args() -> argparse.Namespace:
 @cli.one_sentence
 def main() -> None:
     args = parse_args()
+    checkpoint = engine.load_checkpoint(args.source, trust=args.trust_checkpoint)
+    weights = checkpoint.get("state_dict", checkpoint)
     try:
-        checkpoint = engine.load_checkpoint(args.source, trust=args.trust_checkpoint)
-        state_dict, notes = convert_state_dict(
-            checkpoint.get("state_dict", checkpoint), args.version
-        )
-    except engine.CheckpointError as error:
-        sys.exit(f"error: {error}")
-    except ValueError as error:
-        sys.exit(f"error: {args.source}: {error}")
+        state_dict, notes = convert_state_dict(weights, args.version)
+    except UserError as error:
+        raise UserValueError(f"{args.source}: {error}") from error
     with engine.atomic_write(Path(args.target)) as path:
         torch.save(dict(meta={}, state_dict=state_dict), path)
     print(f"{notes}\nwritten: {args.target}")

@@ -25,6 +25,7 @@ from mmengine.utils import ProgressBar
 from mmlearnconv import cli
 from mmlearnconv.datasets import InputPipeline, LoadedImage
 from mmlearnconv.engine import atomic_write, enforce_weights_only, load_checkpoint, load_whole
+from mmlearnconv.errors import UserError, UserValueError
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 
@@ -52,7 +53,7 @@ class Model:
     def __init__(self, cfg: Config, checkpoint: str, device: str, score: float) -> None:
         scope = cfg.get("default_scope", "mmdet")
         if scope not in ("mmdet", "mmseg"):
-            raise ValueError(
+            raise UserValueError(
                 f"CONFIG: default_scope is {scope!r}; what is drawn are detections and "
                 "segmentations, of 'mmdet' and 'mmseg'"
             )
@@ -119,7 +120,7 @@ def draw_images(model: Model, files: list[Path], root: Path, out: Path) -> list[
         bar.update()
         try:
             image = model.pipeline.load(path)
-        except ValueError as error:
+        except UserError as error:
             failures.append(str(error))
             continue
         picture, prediction = model(image)
@@ -141,7 +142,7 @@ def draw_video(model: Model, path: Path, out: Path) -> int:
     """
     video = mmcv.VideoReader(str(path))
     if not video.opened or not video.width:
-        raise ValueError(f"{path}: could not be read as a video")
+        raise UserValueError(f"{path}: could not be read as a video")
     out.mkdir(parents=True, exist_ok=True)
     target = out / f"{path.stem}.mp4"
     bar = ProgressBar(len(video), file=sys.stderr)
@@ -164,7 +165,7 @@ def draw_video(model: Model, path: Path, out: Path) -> int:
                 predictions.append(prediction)
             bar.update()
         if writer is None:
-            raise ValueError(f"{path}: has no frame")
+            raise UserValueError(f"{path}: has no frame")
         writer.release()
     if predictions:
         save_prediction(predictions, target)
@@ -177,27 +178,24 @@ def main() -> None:
     args = arguments().parse_args()
     source = Path(args.input)
     failures: list[str] = []
-    try:
-        video = source.suffix.lower() in VIDEOS
-        if not source.exists():
-            raise FileNotFoundError(f"INPUT {source}: does not exist")
-        root = source if source.is_dir() else source.parent
-        if args.out.resolve() == root.resolve():
-            raise ValueError(f"--out {args.out}: is the folder of INPUT; name another one")
-        checkpoint = load_checkpoint(args.checkpoint, trust=args.trust_checkpoint)
-        cfg = cli.read_config(args.config, args.cfg_options)
-        enforce_weights_only(args.trust_checkpoint)
-        model = Model(cfg, args.checkpoint, args.device, args.score)
-        load_whole(model.inferencer.model, checkpoint, args.checkpoint)
-        load = model.pipeline.load
-        files = [] if video else cli.find_images("INPUT", [args.input], load)
-        if video:
-            print(f"{draw_video(model, source, args.out)} frames in {args.out}/{source.stem}.mp4")
-        else:
-            failures = draw_images(model, files, root, args.out)
-            print(f"{len(files) - len(failures)} of {len(files)} images in {args.out}")
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    video = source.suffix.lower() in VIDEOS
+    if not source.exists():
+        raise FileNotFoundError(f"INPUT {source}: does not exist")
+    root = source if source.is_dir() else source.parent
+    if args.out.resolve() == root.resolve():
+        raise UserValueError(f"--out {args.out}: is the folder of INPUT; name another one")
+    checkpoint = load_checkpoint(args.checkpoint, trust=args.trust_checkpoint)
+    cfg = cli.read_config(args.config, args.cfg_options)
+    enforce_weights_only(args.trust_checkpoint)
+    model = Model(cfg, args.checkpoint, args.device, args.score)
+    load_whole(model.inferencer.model, checkpoint, args.checkpoint)
+    load = model.pipeline.load
+    files = [] if video else cli.find_images("INPUT", [args.input], load)
+    if video:
+        print(f"{draw_video(model, source, args.out)} frames in {args.out}/{source.stem}.mp4")
+    else:
+        failures = draw_images(model, files, root, args.out)
+        print(f"{len(files) - len(failures)} of {len(files)} images in {args.out}")
     if failures:
         sys.exit("error: " + "\n".join(failures))
 

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from mmlearnconv import cli, engine
 from mmlearnconv.analysis import input_channels
 from mmlearnconv.datasets import InputPipeline, LoadedImage
+from mmlearnconv.errors import UserValueError
 from mmlearnconv.layers import LearnableConv
 from mmlearnconv.surgery import fold_convs, folded_config
 from mmlearnconv.surgery.fold import TAPS
@@ -61,7 +62,7 @@ def load(args: argparse.Namespace) -> tuple[nn.Module, Config, dict[str, Any]]:
     checkpoint = engine.load_checkpoint(args.checkpoint, trust=trust)
     model, cfg = cli.build_model(args.config, args.checkpoint, args.cfg_options, trust)
     if cfg is None:
-        raise ValueError(f"{args.config}: must be a config")
+        raise UserValueError(f"{args.config}: must be a config")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return revert_sync_batchnorm(model).to(device), cfg, checkpoint.get("meta", {})
 
@@ -140,17 +141,14 @@ def seconds(model: nn.Module, batch: dict[str, Any]) -> float:
 @cli.one_sentence
 def main() -> None:
     args = parse_args()
-    try:
-        model, cfg, meta = load(args)
-        folded = fold_convs(copy.deepcopy(model), args.taps)
-        pipeline = InputPipeline(cfg)
-        if args.image:
-            image = pipeline.load(args.image)
-        else:
-            noise = np.random.default_rng(0).integers(0, 256, (480, 640, input_channels(model)))
-            image = pipeline.from_array(noise.astype(np.uint8))
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    model, cfg, meta = load(args)
+    folded = fold_convs(copy.deepcopy(model), args.taps)
+    pipeline = InputPipeline(cfg)
+    if args.image:
+        image = pipeline.load(args.image)
+    else:
+        noise = np.random.default_rng(0).integers(0, 256, (480, 640, input_channels(model)))
+        image = pipeline.from_array(noise.astype(np.uint8))
     count = sum(isinstance(m, LearnableConv) for m in model.modules())
     if count == 0:
         sys.exit(f"error: {args.config} builds a model without learnable convolutions")

@@ -4,7 +4,6 @@ python tools/get_flops.py CONFIG [--shape HEIGHT WIDTH] [--cfg-options KEY=VALUE
 """
 
 import argparse
-import sys
 
 from mmengine.registry import MODELS, init_default_scope
 
@@ -27,15 +26,12 @@ def main() -> None:
     )
     cli.add_cfg_options(parser)
     args = parser.parse_args()
-    try:
-        cfg = cli.read_config(args.config, args.cfg_options)
-        scope = cfg.get("default_scope", "mmdet")
-        init_default_scope(scope)
-        cli.forget_checkpoints(cfg.model)
-        size = tuple(args.shape or PUBLISHED_SIZES.get(scope, PUBLISHED_SIZES["mmdet"]))
-        counts = count_complexity(MODELS.build(cfg.model), size)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    cfg = cli.read_config(args.config, args.cfg_options)
+    scope = cfg.get("default_scope", "mmdet")
+    init_default_scope(scope)
+    cli.forget_checkpoints(cfg.model)
+    size = tuple(args.shape or PUBLISHED_SIZES.get(scope, PUBLISHED_SIZES["mmdet"]))
+    counts = count_complexity(MODELS.build(cfg.model), size)
     print(f"one image of {size[0]} x {size[1]}; a multiply-add is one operation")
     print(f"{'parameters':24}{counts.parameters / 1e6:12.3f} M")
     print(f"{'multiply-adds':24}{counts.macs / 1e9:12.3f} G")

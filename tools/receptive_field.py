@@ -25,6 +25,7 @@ from mmlearnconv import cli
 from mmlearnconv.analysis import areas, centred, contribution, input_channels
 from mmlearnconv.datasets import InputPipeline
 from mmlearnconv.engine import atomic_write, load_checkpoint
+from mmlearnconv.errors import UserValueError
 
 SAVE_EVERY = 10  # images
 
@@ -63,13 +64,13 @@ def arguments() -> argparse.ArgumentParser:
 
 def check(args: argparse.Namespace) -> None:
     if args.num_images < 1:
-        raise ValueError(f"--num-images {args.num_images}: must be 1 or more")
+        raise UserValueError(f"--num-images {args.num_images}: must be 1 or more")
     if args.size < 8:
-        raise ValueError(f"--size {args.size}: must be 8 or more")
+        raise UserValueError(f"--size {args.size}: must be 8 or more")
     if args.images is None and args.ann_file:
-        raise ValueError("--ann-file needs --images")
+        raise UserValueError("--ann-file needs --images")
     if args.checkpoint and len(args.checkpoint) != len(args.models):
-        raise ValueError(
+        raise UserValueError(
             f"--checkpoint: {len(args.checkpoint)} for {len(args.models)} models; must be as many"
         )
 
@@ -149,36 +150,33 @@ def draw(fields: dict[str, Tensor], path: Path) -> None:
 @cli.one_sentence
 def main() -> None:
     args = arguments().parse_args()
-    try:
-        check(args)
-        checkpoints = args.checkpoint or ["-"] * len(args.models)
-        places: list[Place] = []
-        out = Path(args.out)
+    check(args)
+    checkpoints = args.checkpoint or ["-"] * len(args.models)
+    places: list[Place] = []
+    out = Path(args.out)
+    fields, table = {}, {}
+    names = cli.distinct(Path(model.rpartition(":")[2]).stem for model in args.models)
+    for name, spec, file in zip(names, args.models, checkpoints, strict=True):
+        checkpoint = None if file == "-" else file
+        torch.manual_seed(0)
+        model, cfg = cli.build_model(spec, checkpoint, args.cfg_options, args.trust_checkpoint)
+        model.requires_grad_(False)
+        pipeline = InputPipeline(cfg)
+        # The first model's images are those of all.
+        places = places or find_places(args, pipeline)
+        modules = dict(model.named_modules())
+        if args.layer is not None and args.layer not in modules:
+            raise UserValueError(f"--layer {args.layer}: is no module of {spec}")
+        layer = None if args.layer is None else modules[args.layer]
+        key = json.dumps(
+            [stamp(spec), stamp(file), args.layer, args.size, args.cfg_options]
+            + [str(place) for place in places]
+        )
+        print(f"{name}: {len(places)} points", file=sys.stderr)
         out.mkdir(parents=True, exist_ok=True)
-        fields, table = {}, {}
-        names = cli.distinct(Path(model.rpartition(":")[2]).stem for model in args.models)
-        for name, spec, file in zip(names, args.models, checkpoints, strict=True):
-            checkpoint = None if file == "-" else file
-            torch.manual_seed(0)
-            model, cfg = cli.build_model(spec, checkpoint, args.cfg_options, args.trust_checkpoint)
-            model.requires_grad_(False)
-            pipeline = InputPipeline(cfg)
-            # The first model's images are those of all.
-            places = places or find_places(args, pipeline)
-            modules = dict(model.named_modules())
-            if args.layer is not None and args.layer not in modules:
-                raise ValueError(f"--layer {args.layer}: is no module of {spec}")
-            layer = None if args.layer is None else modules[args.layer]
-            key = json.dumps(
-                [stamp(spec), stamp(file), args.layer, args.size, args.cfg_options]
-                + [str(place) for place in places]
-            )
-            print(f"{name}: {len(places)} points", file=sys.stderr)
-            state_file = out / f"{name}.state.pt"
-            fields[name] = measure(model, pipeline, layer, places, args.size, state_file, key)
-            table[name] = areas(fields[name])
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+        state_file = out / f"{name}.state.pt"
+        fields[name] = measure(model, pipeline, layer, places, args.size, state_file, key)
+        table[name] = areas(fields[name])
     draw(fields, out / "receptive_field.png")
     with atomic_write(out / "receptive_field.json") as temporary:
         found = {name: [a and a._asdict() for a in row] for name, row in table.items()}

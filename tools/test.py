@@ -1,7 +1,6 @@
 """Evaluate a checkpoint of a detector, a segmentor or a classifier."""
 
 import argparse
-import sys
 
 from mmengine.config import Config
 
@@ -41,10 +40,7 @@ def prepare(args: argparse.Namespace) -> Config:
 @cli.one_sentence
 def main() -> None:
     args = parse_args()
-    try:
-        cfg = prepare(args)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    cfg = prepare(args)
     cli.run(cfg, "test")
 
 

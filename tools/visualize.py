@@ -9,7 +9,6 @@ network: click a place of an image to see where the network looks to compute its
 
 import argparse
 import io
-import sys
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -22,6 +21,7 @@ from mmlearnconv.analysis import SamplingPoints
 from mmlearnconv.analysis.sampling import Call
 from mmlearnconv.datasets import InputPipeline
 from mmlearnconv.engine import atomic_write
+from mmlearnconv.errors import UserValueError
 from mmlearnconv.visualization import (
     Picture,
     draw_layers,
@@ -85,7 +85,7 @@ def looks(
 ) -> Iterator[tuple[dict[str, Call], list[cli.Box]]]:
     """What each layer got from each annotated image, and the image's objects."""
     if not args.image:
-        raise ValueError("--ann-file needs --image")
+        raise UserValueError("--ann-file needs --image")
     files = cli.find_images("--image", args.image, pipeline.load)
     boxes = cli.find_boxes("--ann-file", args.ann_file, files)
     for file, found in groupby(boxes, key=lambda box: box.image):
@@ -106,47 +106,44 @@ def side_by_side(name: str, frames: list[Picture], out: Path) -> None:
 def main() -> None:
     args = arguments().parse_args()
     out = Path(args.out)
-    try:
-        if args.size < 32:
-            raise ValueError(f"--size {args.size}: must be 32 or more")
-        if args.num_images < 1:
-            raise ValueError(f"--num-images {args.num_images}: must be 1 or more")
-        checkpoints = args.checkpoints or [None]
-        if args.log and not Path(args.log).is_file():
-            raise FileNotFoundError(f"--log {args.log}: does not exist")
-        frames: dict[str, list[Picture]] = {}
-        for checkpoint in checkpoints:
-            model, cfg = cli.build_model(
-                args.model, checkpoint, args.cfg_options, args.trust_checkpoint
-            )
-            for picture in draw_positions(model) if len(checkpoints) > 1 else []:
-                frames.setdefault(picture.name, []).append(picture)
-        pipeline = InputPipeline(cfg)
-        files = []
-        if args.image:
-            files = cli.find_images("--image", args.image, pipeline.load, args.num_images)
-        pictures = [draw_log(Path(args.log))] if args.log else []
-        photographs = []
-        for title, file in zip(cli.distinct(file.stem for file in files), files, strict=True):
-            loaded = pipeline.load(file)
-            image = loaded.picture
-            pixels = pipeline.tensor(loaded, size_for(image, args.size))
-            looked = SamplingPoints(model, pixels, args.layer or ())
-            layers = args.layer or layers_to_show(model, looked)
-            if not layers:
-                raise ValueError(f"{args.model}: has no convolution larger than 1x1 that runs")
-            photographs.append((title, image, looked, layers))
-            for x, y in args.point or [(0.5, 0.5)]:
-                name = f"sampling_{title}_{x:g}_{y:g}"
-                pictures.append(draw_point(looked, layers, image, (x, y), name))
-        if args.ann_file:
-            pictures += draw_objects(model, looks(model, pipeline, args))
-        first = photographs[0] if photographs else None
-        pictures += draw_layers(model, *((first and (first[2].calls, first[1])) or ()))
-        if not pictures:
-            raise ValueError(f"{args.model}: nothing to draw without --image and --log")
-    except (ImportError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    if args.size < 32:
+        raise UserValueError(f"--size {args.size}: must be 32 or more")
+    if args.num_images < 1:
+        raise UserValueError(f"--num-images {args.num_images}: must be 1 or more")
+    checkpoints = args.checkpoints or [None]
+    if args.log and not Path(args.log).is_file():
+        raise FileNotFoundError(f"--log {args.log}: does not exist")
+    frames: dict[str, list[Picture]] = {}
+    for checkpoint in checkpoints:
+        model, cfg = cli.build_model(
+            args.model, checkpoint, args.cfg_options, args.trust_checkpoint
+        )
+        for picture in draw_positions(model) if len(checkpoints) > 1 else []:
+            frames.setdefault(picture.name, []).append(picture)
+    pipeline = InputPipeline(cfg)
+    files = []
+    if args.image:
+        files = cli.find_images("--image", args.image, pipeline.load, args.num_images)
+    pictures = [draw_log(Path(args.log))] if args.log else []
+    photographs = []
+    for title, file in zip(cli.distinct(file.stem for file in files), files, strict=True):
+        loaded = pipeline.load(file)
+        image = loaded.picture
+        pixels = pipeline.tensor(loaded, size_for(image, args.size))
+        looked = SamplingPoints(model, pixels, args.layer or ())
+        layers = args.layer or layers_to_show(model, looked)
+        if not layers:
+            raise UserValueError(f"{args.model}: has no convolution larger than 1x1 that runs")
+        photographs.append((title, image, looked, layers))
+        for x, y in args.point or [(0.5, 0.5)]:
+            name = f"sampling_{title}_{x:g}_{y:g}"
+            pictures.append(draw_point(looked, layers, image, (x, y), name))
+    if args.ann_file:
+        pictures += draw_objects(model, looks(model, pipeline, args))
+    first = photographs[0] if photographs else None
+    pictures += draw_layers(model, *((first and (first[2].calls, first[1])) or ()))
+    if not pictures:
+        raise UserValueError(f"{args.model}: nothing to draw without --image and --log")
     out.mkdir(parents=True, exist_ok=True)
     for picture in pictures:
         with atomic_write(out / f"{picture.name}.png") as file:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..errors import UserValueError
 from ..layers import LearnableConv
 from ..ops.geometry import conv_output_size
 from .inputs import input_channels
@@ -82,7 +83,7 @@ def count_complexity(model: nn.Module, size: Sequence[int]) -> Complexity:
             and nothing else.
     """
     if len(size) != 2 or any(not isinstance(n, int) or n < 1 for n in size):
-        raise ValueError(f"size: {size!r}; must be height and width in pixels")
+        raise UserValueError(f"size: {size!r}; must be height and width in pixels")
     parameters = sum(parameter.numel() for parameter in model.parameters())
     tensors = chain(model.parameters(), model.buffers())
     twin = copy.deepcopy(model, {id(tensor): tensor.to("meta") for tensor in tensors})
@@ -93,7 +94,9 @@ def count_complexity(model: nn.Module, size: Sequence[int]) -> Complexity:
     try:
         return _count(copy.deepcopy(model).cpu(), size, parameters)
     except Exception as error:
-        raise ValueError(f"{type(model).__name__} cannot be counted at {size}: {error}") from error
+        raise UserValueError(
+            f"{type(model).__name__} cannot be counted at {size}: {error}"
+        ) from error
 
 
 def _count(model: nn.Module, size: Sequence[int], parameters: int) -> Complexity:

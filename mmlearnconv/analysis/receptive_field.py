@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import UserValueError
+
 THRESHOLDS = (0.2, 0.3, 0.5, 0.99)
 
 
@@ -56,13 +58,15 @@ def contribution(
     finally:
         handle.remove()
     if not outputs:
-        raise ValueError(f"the layer {type(layer).__name__} does not run in {type(model).__name__}")
+        raise UserValueError(
+            f"the layer {type(layer).__name__} does not run in {type(model).__name__}"
+        )
     features = outputs[-1]
     while isinstance(features, Sequence) and len(features):
         features = features[-1]
     if not isinstance(features, Tensor) or features.ndim != 4:
         shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
-        raise ValueError(
+        raise UserValueError(
             f"the output of the layer {type(layer).__name__} is {shape}; must be (N, C, H, W)"
         )
     height, width = features.shape[2:]

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..errors import UserValueError
 from ..layers import LearnableConv
 from ..layers.sampling import cells_of, moved_steps, values_at, weight_of_cells
 
@@ -57,7 +58,7 @@ class SamplingPoints:
         modules = dict(model.named_modules())
         for name in layers:
             if name not in modules:
-                raise ValueError(f"layer: {name!r} is no module of {type(model).__name__}")
+                raise UserValueError(f"layer: {name!r} is no module of {type(model).__name__}")
         self.size = tuple(image.shape[1:])
         wanted = {n: m for n, m in modules.items() if n in layers or sampler_of(m)}
         #: The last call of each layer that ran, in the order in which they ran first.
@@ -71,7 +72,7 @@ class SamplingPoints:
             ValueError: the layer did not run, or gave no ``(N, C, H, W)``.
         """
         if layer not in self.calls:
-            raise ValueError(f"layer: {layer!r} does not run, or gives no (N, C, H, W)")
+            raise UserValueError(f"layer: {layer!r} does not run, or gives no (N, C, H, W)")
         height, width = self.calls[layer].output.shape[2:]
         return height, width
 
@@ -115,7 +116,7 @@ class SamplingPoints:
         row, column = location
         if not (0 <= row < height and 0 <= column < width):
             where = f"is not in the layer's output of {height} x {width}"
-            raise ValueError(f"location: {tuple(location)} {where}")
+            raise UserValueError(f"location: {tuple(location)} {where}")
         feature = self.calls[layer].output[0, :, row, column].abs().sum()
         names = [n for n in self.calls if self._samplers[n] and (through is None or n in through)]
         outputs = [self.calls[name].output for name in names]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..errors import UserValueError
 from ..ops import dke_response
 
 
@@ -36,7 +37,9 @@ def search_path(
         ValueError: an unknown interpolation.
     """
     if interpolation not in ("gauss", "bilinear"):
-        raise ValueError(f"interpolation: {interpolation!r}; allowed are 'gauss' and 'bilinear'")
+        raise UserValueError(
+            f"interpolation: {interpolation!r}; allowed are 'gauss' and 'bilinear'"
+        )
     position = torch.tensor(start, dtype=torch.double)
     path = [position]
     for _ in range(steps):

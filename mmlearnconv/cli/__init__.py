@@ -12,6 +12,7 @@ from .config import (
     use_resume,
     use_tta,
 )
+from .conv_cfgs import explain_refusal
 from .data import check_data, set_data_root
 from .errors import one_sentence
 from .images import Box, distinct, find_boxes, find_images
@@ -30,6 +31,7 @@ __all__ = [
     "distinct",
     "draw_predictions",
     "dump_predictions",
+    "explain_refusal",
     "find_boxes",
     "find_images",
     "forget_checkpoints",

@@ -12,6 +12,7 @@ from mmengine.fileio import list_from_file
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS, METRICS
 
+from ..errors import UserValueError
 from .data import find_datasets, registered
 from .distributed import is_first
 from .nested import nested_dicts
@@ -25,7 +26,7 @@ _FOLDERS_LOADER = "mmpretrain.CustomDataset"
 _HELP = "docs/troubleshooting.md, 'Annotations that lack a key', has a program that does so"
 
 
-class ClassError(ValueError):
+class ClassError(UserValueError):
     """Annotations, or classes of a data set and the model, that do not fit together."""
 
 

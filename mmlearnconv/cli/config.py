@@ -17,6 +17,7 @@ from mmengine.runner import Runner
 
 from ..datasets import name_unreadable_images
 from ..engine import check_pretrained, enforce_weights_only, newest_checkpoint
+from ..errors import UserValueError
 from ..layers.arguments import unknown
 from .class_types import name_classes, toolbox_of
 from .conv_cfgs import check_conv_types
@@ -55,11 +56,11 @@ def read_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
         cfg = Config.fromfile(path)
     except ModuleNotFoundError as error:
         # Of a config that it inherits.
-        raise ValueError(f"config {path}: {error}{_how_to_install(str(error))}") from error
+        raise UserValueError(f"config {path}: {error}{_how_to_install(str(error))}") from error
     except Exception as error:  # It is a program.
-        raise ValueError(f"config {path}: {type(error).__name__}: {error}") from error
+        raise UserValueError(f"config {path}: {type(error).__name__}: {error}") from error
     if not isinstance(cfg.get("model"), dict):
-        raise ValueError(f"config {path} has no model")
+        raise UserValueError(f"config {path} has no model")
     for key in options or {}:
         _refuse_misspelt(cfg, key)
         _make_room(cfg, key)
@@ -86,7 +87,7 @@ def _refuse_misspelt(cfg: Config, option: str) -> None:
     if name in parts or name.startswith("tta_"):
         return
     if near := get_close_matches(name, parts, 1, 0.8):
-        raise ValueError(
+        raise UserValueError(
             f"--cfg-options {option}: the config has no {name}; did you mean {near[0]}?"
         )
 
@@ -109,12 +110,12 @@ def _need_toolbox(scope: str | None) -> None:
         try:
             importlib.import_module(f"{scope}.models")
         except ImportError as error:
-            raise ValueError(
+            raise UserValueError(
                 f"default_scope {scope!r}: {scope} cannot be imported ({error})"
                 f"{_how_to_install(scope)}"
             ) from error
     elif scope not in (None, MODELS.scope, *MODELS.children):
-        raise ValueError(f"default_scope: {unknown(scope, _EXTRAS)}")
+        raise UserValueError(f"default_scope: {unknown(scope, _EXTRAS)}")
 
 
 def _how_to_install(what: str) -> str:
@@ -194,7 +195,7 @@ def use_auto_scale_lr(cfg: Config) -> None:
         ValueError: the config does not give the recipe's batch size.
     """
     if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
-        raise ValueError("--auto-scale-lr needs auto_scale_lr.base_batch_size in the config")
+        raise UserValueError("--auto-scale-lr needs auto_scale_lr.base_batch_size in the config")
     cfg.auto_scale_lr.enable = True
 
 
@@ -222,18 +223,18 @@ def use_tta(cfg: Config) -> None:
     scope = cfg.get("default_scope")
     masks = any(part.get("mask_head") for _, part in nested_dicts(cfg.model))
     if scope == "mmdet" and masks and cfg.get("tta_model", {}).get("type") in (None, "DetTTAModel"):
-        raise ValueError(
+        raise UserValueError(
             "--tta: mmdet's DetTTAModel merges boxes, and this model predicts masks; give "
             "tta_model and tta_pipeline, or set model.roi_head.mask_head=None and the evaluator's "
             "metric='bbox'"
         )
     if "tta_model" not in cfg and scope not in _TTA_MODELS:
-        raise ValueError(f"--tta: default_scope is {scope!r}; give tta_model and tta_pipeline")
+        raise UserValueError(f"--tta: default_scope is {scope!r}; give tta_model and tta_pipeline")
     datasets = [
         part for _, part in nested_dicts(cfg.test_dataloader.dataset) if part.get("pipeline")
     ]
     if not datasets:
-        raise ValueError("--tta: test_dataloader.dataset has no pipeline")
+        raise UserValueError("--tta: test_dataloader.dataset has no pipeline")
     for dataset in datasets:
         dataset.pipeline = copy.deepcopy(cfg.get("tta_pipeline") or _mirrored(dataset.pipeline))
     cfg.model = ConfigDict(**cfg.get("tta_model", _TTA_MODELS.get(scope)), module=cfg.model)
@@ -261,7 +262,7 @@ def draw_predictions(cfg: Config, folder: str) -> None:
     """
     hook = cfg.get("default_hooks", {}).get("visualization")
     if hook is None:
-        raise ValueError("--show-dir needs default_hooks.visualization in the config")
+        raise UserValueError("--show-dir needs default_hooks.visualization in the config")
     folder = os.path.abspath(folder)
     if hook.type == "VisualizationHook":
         hook.enable = True
@@ -281,7 +282,7 @@ def dump_predictions(cfg: Config, path: str) -> None:
         ValueError: ``path`` does not end with ``.pkl`` or ``.pickle``.
     """
     if not path.endswith((".pkl", ".pickle")):
-        raise ValueError(f"--out {path}: must end with .pkl or .pickle")
+        raise UserValueError(f"--out {path}: must end with .pkl or .pickle")
     metric = "DumpDetResults" if cfg.get("default_scope") == "mmdet" else "DumpResults"
     evaluators = (
         cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]

@@ -8,6 +8,7 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from ..catalog import CATALOG, find_operator
+from ..errors import UserValueError
 from ..layers.arguments import unknown
 from .nested import nested_dicts
 
@@ -24,7 +25,7 @@ def check_conv_types(cfg: Config) -> None:
         for path, conv in _find(cfg.get("model")):
             kind = conv.get("type")
             if isinstance(kind, str) and registry.get(kind) is None:
-                raise ValueError(f"{path}.type: {unknown(kind, _NAMES)}")
+                raise UserValueError(f"{path}.type: {unknown(kind, _NAMES)}")
 
 
 def check_conv_cfg_used(cfg: Config, model: nn.Module) -> None:
@@ -57,7 +58,7 @@ def check_conv_cfg_used(cfg: Config, model: nn.Module) -> None:
             component, depth = child, depth + 1
         # Of the model itself nothing can be said: the part has another name there.
         if depth and not any(isinstance(m, operator.layer) for m in component.modules()):
-            raise ValueError(
+            raise UserValueError(
                 f"{path}: {type(component).__name__} builds no layer of it, so that type "
                 f"{kind!r} has no effect there. Remove it, and replace convolutions by a swap: "
                 f"model=dict(type='SwapConv', target={target!r}, "

@@ -8,6 +8,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import DATASETS, Registry
 
+from ..errors import UserValueError
 from .nested import nested_dicts
 
 _SPLITS = ("train", "val", "test")
@@ -26,7 +27,7 @@ def set_data_root(cfg: Config, root: str) -> None:
         dataset["data_root"] for _, dataset in find_datasets(cfg) if dataset.get("data_root")
     }
     if not old_roots:
-        raise ValueError(
+        raise UserValueError(
             f"--data-root {root}: no data set of the config has a data_root to replace"
         )
     try:
@@ -34,7 +35,7 @@ def set_data_root(cfg: Config, root: str) -> None:
     except ValueError:
         old = ""
     if not old:
-        raise ValueError(
+        raise UserValueError(
             f"--data-root {root}: the data sets' roots {sorted(old_roots)} have no common parent; "
             "set each one by --cfg-options"
         )

@@ -1,33 +1,30 @@
 """What stops a command line, in one sentence."""
 
 import sys
-import traceback
 from collections.abc import Callable
 from functools import wraps
-from pathlib import Path
 from urllib.error import URLError
 
+from ..errors import UserError
+
 INTERRUPTED = 130
-_PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def one_sentence(main: Callable[[], None]) -> Callable[[], None]:
-    """Have a command line end with a sentence for what is not an error of the program.
+    """Have a command line end with a sentence for what a user can mend.
 
-    That is a file or folder that cannot be read or written, a full disk among them, a layer or swap
-    that refuses its arguments, and Ctrl-C. A traceback would hide the name.
+    That is a :class:`UserError`, a file or folder that cannot be read or written, a full disk among
+    them, and Ctrl-C. Everything else is a fault of a program and shows its traceback.
     """
 
     @wraps(main)
     def run() -> None:
         try:
             main()
+        except UserError as error:
+            sys.exit(f"error: {error}")
         except OSError as error:
             sys.exit(f"error: {describe(error)}")
-        except (TypeError, ValueError) as error:
-            if not _refused_arguments(error):
-                raise
-            sys.exit(f"error: {error}")
         except KeyboardInterrupt:
             # On a line of its own, after ^C or a progress bar.
             print("\ninterrupted", file=sys.stderr)
@@ -46,15 +43,3 @@ def describe(error: OSError) -> str:
     if error.filename is None or error.strerror is None:
         return str(error)
     return f"{error.filename}: {error.strerror}"
-
-
-def _refused_arguments(error: BaseException | None) -> bool:
-    """Whether this package raised it while it built something."""
-    while error is not None:
-        frames = traceback.extract_tb(error.__traceback__)
-        ours = [f for f in frames if Path(f.filename).is_relative_to(_PACKAGE)]
-        if frames and ours and ours[-1] is frames[-1]:
-            builders = "__init__", "refuse_unknown", "_swap", "SwapConv"
-            return any(f.name in builders for f in ours)
-        error = error.__cause__ or error.__context__
-    return False

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from mmengine.utils import scandir
 
+from ..errors import UserError, UserValueError
+
 #: Files of a folder that are images, also where they cannot be read.
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
@@ -23,7 +25,7 @@ def find_images(
     Args:
         option: the option that gave the paths, for errors.
         paths: files, and folders of them.
-        load: reads a file, or raises a ``ValueError``.
+        load: reads a file, or raises a :class:`~mmlearnconv.errors.UserError`.
         most: only so many. Default: all.
 
     Raises:
@@ -47,7 +49,7 @@ def find_images(
     few = ", ".join([*(file.name for file in others[:5]), *["..."] * (len(others) > 5)])
     if not files:
         found = f"; found {few}" if others else ""
-        raise ValueError(f"{option} {' '.join(paths)}: no file that is read as an image{found}")
+        raise UserValueError(f"{option} {' '.join(paths)}: no file that is read as an image{found}")
     if others:
         print(f"{option}: {len(others)} files are no images to this model: {few}", file=sys.stderr)
     return files[:most]
@@ -71,7 +73,7 @@ def distinct(names: Iterable[str]) -> Iterator[str]:
 def _loads(load: Callable[[Path], Any], file: Path) -> bool:
     try:
         load(file)
-    except ValueError:
+    except UserError:
         return False
     return True
 
@@ -121,8 +123,10 @@ def find_boxes(option: str, ann_file: str, files: Sequence[Path]) -> list[Box]:
             box = centre, w * h / (height * width), categories[annotation["category_id"]]
             boxes.setdefault(Path(file_name).parts, []).append(box)
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{option} {ann_file}: are no annotations of COCO: {error!r}") from error
+        raise UserValueError(
+            f"{option} {ann_file}: are no annotations of COCO: {error!r}"
+        ) from error
     found = [Box(file, *box) for file in files for box in boxes.get(_key(file, boxes), [])]
     if not found:
-        raise ValueError(f"{option} {ann_file}: has no box on any of {len(files)} images")
+        raise UserValueError(f"{option} {ann_file}: has no box on any of {len(files)} images")
     return found

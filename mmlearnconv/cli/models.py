@@ -14,6 +14,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from ..engine import check_pretrained, enforce_weights_only, load_checkpoint, load_whole
+from ..errors import UserValueError
 from .config import read_config
 from .nested import nested_dicts
 
@@ -88,7 +89,7 @@ def _call(name: str) -> nn.Module:
     try:
         model = getattr(importlib.import_module(module), function)()
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"{name}: must be module:function; {error}") from error
+        raise UserValueError(f"{name}: must be module:function; {error}") from error
     if not isinstance(model, nn.Module):
-        raise ValueError(f"{name}: returns {type(model).__name__}; must return an nn.Module")
+        raise UserValueError(f"{name}: returns {type(model).__name__}; must return an nn.Module")
     return model

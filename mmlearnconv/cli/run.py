@@ -18,8 +18,6 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from ..engine import (
-    CheckpointError,
-    DivergenceError,
     DivergenceHook,
     LoadReportHook,
     ResumeCheckHook,
@@ -27,8 +25,8 @@ from ..engine import (
     save_atomically,
 )
 from ..engine.model import unwrap_model
+from ..errors import UserError, UserTypeError, UserValueError
 from ..layers.base import LearnableConv
-from .annotations import ClassError
 from .conv_cfgs import check_conv_cfg_used, explain_refusal
 from .distributed import is_first
 from .labels import LabelCheckHook
@@ -58,7 +56,7 @@ def run(cfg: Config, action: str) -> None:
                 _keep_two(cfg)
             runner = _build(cfg)
             getattr(runner, action)()
-    except (CheckpointError, ClassError, DivergenceError, FolderInUseError) as error:
+    except UserError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         if training:
@@ -100,21 +98,18 @@ def _build(cfg: Config) -> Runner:
         runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
     except TypeError as error:
         if reason := explain_refusal(error):
-            sys.exit(f"error: {reason}")
+            raise UserTypeError(reason) from error
         raise
     model = unwrap_model(runner.model)
-    try:
-        check_conv_cfg_used(cfg, model)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    check_conv_cfg_used(cfg, model)
     checks = ResumeCheckHook(), LabelCheckHook(), DivergenceHook()
     for hook in (TakeoverReportHook(), LoadReportHook(), *checks):
         runner.register_hook(hook)
     traced = cfg.get("efficient_conv_bn_eval") or []
     for name in [traced] if isinstance(traced, str) else traced:
         if any(isinstance(m, LearnableConv) for m in attrgetter(name)(model).modules()):
-            sys.exit(
-                f"error: efficient_conv_bn_eval: {name} holds learnable convolutions, which it "
+            raise UserValueError(
+                f"efficient_conv_bn_eval: {name} holds learnable convolutions, which it "
                 "cannot trace; remove it from the config, or fold the model first"
             )
     return runner
@@ -133,7 +128,7 @@ def _keep_two(cfg: Config) -> None:
         )
 
 
-class FolderInUseError(RuntimeError):
+class FolderInUseError(UserError, RuntimeError):
     """Another run trains in the folder."""
 
 

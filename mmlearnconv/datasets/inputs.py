@@ -14,6 +14,7 @@ from mmengine.config import Config
 from mmengine.registry import FUNCTIONS, MODELS, TRANSFORMS
 from torch import Tensor
 
+from ..errors import UserValueError
 from .loading import is_undecodable
 
 # Of images in RGB, for a model without a config: ImageNet's.
@@ -104,17 +105,17 @@ class InputPipeline:
                 if isinstance(step, LoadImageFromFile):
                     if not is_undecodable(error):
                         raise
-                    raise ValueError(f"{path}: could not be read as an image") from error
+                    raise UserValueError(f"{path}: could not be read as an image") from error
                 if isinstance(error, (OSError, ValueError)):
                     reason = f"{type(error).__name__}: {error}"
-                    raise ValueError(f"{path}: could not be read ({reason})") from error
+                    raise UserValueError(f"{path}: could not be read ({reason})") from error
                 raise
             if results is None:
-                raise ValueError(f"{path}: could not be read as an image")
+                raise UserValueError(f"{path}: could not be read as an image")
             if "img" in results:
                 self._loading = number
                 return LoadedImage(results, self._is_bgr)
-        raise ValueError(f"{path}: the config's test pipeline loads no image")
+        raise UserValueError(f"{path}: the config's test pipeline loads no image")
 
     def from_array(self, image: np.ndarray) -> LoadedImage:
         """An image ``(H, W, C)`` as if it had been loaded so."""

@@ -15,6 +15,8 @@ import numpy as np
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 
+from ..errors import UserImportError
+
 KINDS = ("ellipse", "rectangle", "triangle", "star", "cross")
 PALETTE = [(220, 60, 60), (60, 160, 220), (240, 180, 40), (120, 200, 80), (180, 90, 210)]
 SPLITS = {"train": 1200, "val": 100}
@@ -137,7 +139,9 @@ def ShapesDataset(data_root: str | None = None, **kwargs: Any):  # noqa: N802
     try:
         from mmdet.datasets import CocoDataset
     except ImportError as error:
-        raise ImportError("ShapesDataset needs mmdet: pip install 'mmlearnconv[det]'") from error
+        raise UserImportError(
+            "ShapesDataset needs mmdet: pip install 'mmlearnconv[det]'"
+        ) from error
     metainfo = dict(classes=KINDS, palette=PALETTE)
     return CocoDataset(data_root=str(make_shapes(data_root)), metainfo=metainfo, **kwargs)
 
@@ -148,7 +152,9 @@ def ShapesSegDataset(data_root: str | None = None, **kwargs: Any):  # noqa: N802
     try:
         from mmseg.datasets import BaseSegDataset
     except ImportError as error:
-        raise ImportError("ShapesSegDataset needs mmseg: pip install 'mmlearnconv[seg]'") from error
+        raise UserImportError(
+            "ShapesSegDataset needs mmseg: pip install 'mmlearnconv[seg]'"
+        ) from error
     metainfo = dict(classes=("background", *KINDS), palette=[(0, 0, 0), *PALETTE])
     return BaseSegDataset(
         data_root=str(make_shapes(data_root)),
@@ -165,7 +171,7 @@ def ShapesClsDataset(data_root: str | None = None, **kwargs: Any):  # noqa: N802
     try:
         from mmpretrain.datasets import CustomDataset
     except ImportError as error:
-        raise ImportError(
+        raise UserImportError(
             "ShapesClsDataset needs mmpretrain: pip install 'mmlearnconv[cls]'"
         ) from error
     root = str(make_shape_classes(data_root))

@@ -18,13 +18,15 @@ from mmengine.fileio import LocalBackend, register_backend
 from mmengine.logging import HistoryBuffer, print_log
 from mmengine.runner import CheckpointLoader
 
+from ..errors import UserValueError
+
 try:
     from numpy._core import multiarray
 except ImportError:  # numpy 1
     from numpy.core import multiarray
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserValueError):
     """A checkpoint that cannot, or must not, be loaded."""
 
 

@@ -7,13 +7,14 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch import nn
 
+from ..errors import UserError
 from ..layers.base import LearnableConv
 from .model import unwrap_model
 
 _NAMED = 4
 
 
-class DivergenceError(RuntimeError):
+class DivergenceError(UserError, RuntimeError):
     """A parameter of a learnable convolution is NaN or infinite."""
 
 

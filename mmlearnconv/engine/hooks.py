@@ -10,6 +10,7 @@ from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
+from ..errors import UserValueError
 from ..layers.dke import SWAP_ALPHA, DKEConv2d
 from ..layers.takeover import report_takeovers
 from .epochs import refuse_epochs
@@ -61,9 +62,11 @@ class AlphaAnnealingHook(Hook):
         by_epoch: bool = True,
     ) -> None:
         if not 0 <= begin < end:
-            raise ValueError(f"begin: {begin!r}, end: {end!r}; 0 <= begin < end must hold")
+            raise UserValueError(f"begin: {begin!r}, end: {end!r}; 0 <= begin < end must hold")
         if not 0 < target <= start:
-            raise ValueError(f"target: {target!r}, start: {start!r}; 0 < target <= start must hold")
+            raise UserValueError(
+                f"target: {target!r}, start: {start!r}; 0 < target <= start must hold"
+            )
         self.begin, self.end, self.start, self.target = begin, end, start, target
         self.by_epoch = by_epoch
 
@@ -74,7 +77,9 @@ class AlphaAnnealingHook(Hook):
             if isinstance(m, DKEConv2d) and m.interpolation == "gauss"
         ]
         if not self._layers:
-            raise ValueError(f"{type(self).__name__}: the model has no DKE layer with a Gaussian")
+            raise UserValueError(
+                f"{type(self).__name__}: the model has no DKE layer with a Gaussian"
+            )
         if self.by_epoch:
             refuse_epochs(self, runner, "end")
 

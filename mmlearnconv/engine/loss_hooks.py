@@ -7,6 +7,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch import Tensor, nn
 
+from ..errors import UserValueError
 from ..layers.base import LearnableConv
 from ..layers.coc import CoCConv2d
 from ..layers.dcls import DCLSConv
@@ -37,7 +38,7 @@ class ParameterLossHook(Hook):
     def __init__(self, weight: float, begin: int = 0, by_epoch: bool = True) -> None:
         for name, value in (("weight", weight), ("begin", begin)):
             if value < 0:
-                raise ValueError(f"{name}: {value!r}; must not be negative")
+                raise UserValueError(f"{name}: {value!r}; must not be negative")
         self.weight, self.begin, self.by_epoch = weight, begin, by_epoch
 
     def layers(self, model: nn.Module) -> list[LearnableConv]:
@@ -51,7 +52,7 @@ class ParameterLossHook(Hook):
     def before_train(self, runner: Any) -> None:
         layers = self.layers(unwrap_model(runner.model))
         if not layers:
-            raise ValueError(f"{type(self).__name__}: the model has no layer for its loss")
+            raise UserValueError(f"{type(self).__name__}: the model has no layer for its loss")
         if self.by_epoch and self.begin:
             refuse_epochs(self, runner, "begin")
 
@@ -92,7 +93,7 @@ class RepulsiveLossHook(ParameterLossHook):
     ) -> None:
         super().__init__(weight, begin, by_epoch)
         if radius <= 0:
-            raise ValueError(f"radius: {radius!r}; must be positive")
+            raise UserValueError(f"radius: {radius!r}; must be positive")
         self.radius = radius
 
     def layers(self, model: nn.Module) -> list[LearnableConv]:

@@ -13,6 +13,7 @@ from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
 from mmengine.utils import apply_to
 from torch import Tensor, nn
 
+from ..errors import UserValueError
 from ..layers import LearnableConv
 from .model import unwrap_model
 
@@ -55,7 +56,7 @@ class LearnableConvOptimWrapperConstructor:
         self.overrides = dict(paramwise_cfg.pop("optim_policy", None) or {})
         for name, policy in self.overrides.items():
             if not set(policy) <= {"lr_mult", "decay_mult"}:
-                raise ValueError(
+                raise UserValueError(
                     f"paramwise_cfg.optim_policy: {name!r} has {sorted(policy)}; allowed are "
                     "lr_mult and decay_mult"
                 )
@@ -112,7 +113,7 @@ class LearnableConvOptimWrapperConstructor:
                     policies[parameter] = (name, policy)
         for name in self.overrides:
             if name not in names:
-                raise ValueError(
+                raise UserValueError(
                     f"paramwise_cfg.optim_policy: {name!r} is not a parameter of the model's "
                     f"learnable convolutions; they have {sorted(names)}"
                 )

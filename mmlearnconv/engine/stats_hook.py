@@ -8,6 +8,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch import Tensor, nn
 
+from ..errors import UserValueError
 from ..layers.base import LearnableConv
 from ..layers.dcls import DCLSConv
 from ..layers.drconv import DRConv2d
@@ -40,7 +41,7 @@ class LearnableConvStatsHook(Hook):
 
     def __init__(self, interval: int = 50) -> None:
         if interval < 1:
-            raise ValueError(f"interval: {interval!r}; must be at least 1")
+            raise UserValueError(f"interval: {interval!r}; must be at least 1")
         self.interval = interval
 
     def before_train(self, runner: Any) -> None:

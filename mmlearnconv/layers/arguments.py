@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ..errors import UserTypeError, UserValueError
+
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
@@ -19,9 +21,9 @@ def int_tuple(name: str, value: int | Iterable[int], length: int, minimum: int) 
     """
     values = tuple(value) if isinstance(value, Iterable) else (value,) * length
     if isinstance(value, str) or len(values) != length or not all(map(_is_integer, values)):
-        raise TypeError(f"{name}: {value!r} is neither an integer nor {length} integers")
+        raise UserTypeError(f"{name}: {value!r} is neither an integer nor {length} integers")
     if min(values) < minimum:
-        raise ValueError(f"{name}: {value!r}; must be at least {minimum}")
+        raise UserValueError(f"{name}: {value!r}; must be at least {minimum}")
     return tuple(int(v) for v in values)
 
 
@@ -33,9 +35,9 @@ def positive_int(name: str, value: int) -> int:
         ValueError: less than 1.
     """
     if not _is_integer(value):
-        raise TypeError(f"{name}: {value!r} is not an integer")
+        raise UserTypeError(f"{name}: {value!r} is not an integer")
     if value < 1:
-        raise ValueError(f"{name}: {value!r}; must be at least 1")
+        raise UserValueError(f"{name}: {value!r}; must be at least 1")
     return int(value)
 
 
@@ -46,7 +48,7 @@ def one_of(name: str, value: Any, allowed: Sequence[Any]) -> Any:
         ValueError: not one of ``allowed``.
     """
     if value not in allowed:
-        raise ValueError(f"{name}: {value!r}; allowed are {tuple(allowed)}")
+        raise UserValueError(f"{name}: {value!r}; allowed are {tuple(allowed)}")
     return value
 
 
@@ -62,9 +64,9 @@ def conv_padding(
     if not isinstance(padding, str):
         return int_tuple("padding", padding, length, 0)
     if padding not in ("same", "valid"):
-        raise ValueError(f"padding: {padding!r}; as a string it must be 'same' or 'valid'")
+        raise UserValueError(f"padding: {padding!r}; as a string it must be 'same' or 'valid'")
     if padding == "same" and max(stride) > 1:
-        raise ValueError(f"padding: 'same' needs stride 1, not {stride}")
+        raise UserValueError(f"padding: 'same' needs stride 1, not {stride}")
     return padding
 
 
@@ -75,7 +77,7 @@ def greater_than(name: str, value: float, least: float) -> float:
         ValueError: ``least`` or less, or not a number.
     """
     if not value > least:
-        raise ValueError(f"{name}: {value!r}; must be greater than {least:.3g}")
+        raise UserValueError(f"{name}: {value!r}; must be greater than {least:.3g}")
     return float(value)
 
 
@@ -87,17 +89,19 @@ def check_map(layer: str, input: Tensor, spatial_dims: int) -> None:
         ValueError: it has no batch dimension, or a wrong number of dimensions, or is quantised.
     """
     if input.ndim != spatial_dims + 2:
-        raise ValueError(
+        raise UserValueError(
             f"{layer}: the input has shape {tuple(input.shape)}; it must have {spatial_dims + 2} "
             f"dimensions, batch, channels and {spatial_dims} more"
         )
     if input.is_quantized:
-        raise ValueError(
+        raise UserValueError(
             f"{layer}: the input is quantised, which is not supported; fold the model first, and "
             "quantise the plain convolutions"
         )
     if not input.is_floating_point():
-        raise TypeError(f"{layer}: the input has dtype {input.dtype}; it must be floating point")
+        raise UserTypeError(
+            f"{layer}: the input has dtype {input.dtype}; it must be floating point"
+        )
 
 
 def unknown(name: str, known: Iterable[str]) -> str:

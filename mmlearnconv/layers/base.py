@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import UserValueError
 from ..ops.depthwise import convolve
 from ..ops.geometry import Geometry, conv_output_size
 from . import bounds, takeover
@@ -84,7 +85,9 @@ class LearnableConv(CheckedOptions, nn.Module):
         self.padding = conv_padding(padding, self.spatial_dims, self.stride)
         for name in ("in_channels", "out_channels"):
             if getattr(self, name) % groups:
-                raise ValueError(f"groups: {groups} does not divide {name}={getattr(self, name)}")
+                raise UserValueError(
+                    f"groups: {groups} does not divide {name}={getattr(self, name)}"
+                )
         self.padding_mode = one_of("padding_mode", padding_mode, PADDING_MODES)
         self.register_parameter("bias", nn.Parameter(torch.empty(out_channels)) if bias else None)
         #: Shapes of the parameters that :meth:`clamp_parameters` keeps in bounds.
@@ -229,11 +232,11 @@ class LearnableConv(CheckedOptions, nn.Module):
                 that is not zero padding.
         """
         if not self.is_static:
-            raise ValueError(f"{type(self).__name__}: the kernel depends on the input")
+            raise UserValueError(f"{type(self).__name__}: the kernel depends on the input")
         kernel = self.dense_kernel().detach()
         extra = self._extra_padding(kernel.shape[2:])
         if self.padding_mode != "zeros" and any(extra):
-            raise ValueError(
+            raise UserValueError(
                 f"{type(self).__name__}: its {tuple(kernel.shape[2:])} kernel reaches beyond "
                 f"the {self.padding_mode!r} padding of a {self.kernel_size} one; only padding with "
                 "zeros can be widened"
@@ -354,7 +357,7 @@ class LearnableConv(CheckedOptions, nn.Module):
         if plain:
             try:
                 if "weight" not in self._parameters:
-                    raise ValueError(
+                    raise UserValueError(
                         "weight is computed from other parameters here (weight_norm or another "
                         "parametrisation): load plain weights first, then parametrise"
                     )

@@ -6,6 +6,7 @@ Zhao, Li, Wu: Convolution of Convolution: Let Kernels Spatially Collaborate. CVP
 import torch
 from torch import Tensor, nn
 
+from ..errors import UserValueError
 from ..ops.coc import (
     STANDARDIZE_EPS,
     associate_kernels,
@@ -85,7 +86,7 @@ class CoCConv2d(LearnableConv2d):
         self.weight = nn.Parameter(torch.empty(self.conv_weight_shape))
         numel = self.weight[0].numel()
         if normalize == "orthogonalize" and out_channels > numel:
-            raise ValueError(
+            raise UserValueError(
                 f"normalize: 'orthogonalize' needs out_channels <= in_channels / groups * kernel "
                 f"cells, and {out_channels} > {in_channels // groups} * "
                 f"{self.kernel_size[0]} * {self.kernel_size[1]} = {numel}"
@@ -149,7 +150,7 @@ class CoCConv2d(LearnableConv2d):
             layer_norm="filters have different standard deviations",
         )
         if self.normalize in lost:
-            raise ValueError(
+            raise UserValueError(
                 f"a plain kernel's {lost[self.normalize]}: normalize={self.normalize!r} cannot "
                 "compute the same function; train it from scratch, or use another normalize"
             )

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..errors import UserValueError
 from ..ops.dcls import INTERPOLATIONS, NORM_EPS, dcls_conv2d, dcls_kernel, dcls_taps, fit_weights
 from ..ops.dispatch import in_full_precision
 from .arguments import int_tuple, one_of, positive_int
@@ -107,7 +108,7 @@ class DCLSConv(LearnableConv):
         axes = range(self.spatial_dims)
         self.learned_axes = tuple(axes if learned_axes is None else sorted(set(learned_axes)))
         if not self.learned_axes or any(a not in axes for a in self.learned_axes):
-            raise ValueError(f"learned_axes: {learned_axes!r}; allowed are {list(axes)}")
+            raise UserValueError(f"learned_axes: {learned_axes!r}; allowed are {list(axes)}")
         # The replaced kernel along the learned axes, and in front of them the dense cells.
         self._learned_size = tuple(self.kernel_size[a] for a in self.learned_axes)
         self._dense_axes = tuple(a for a in axes if a not in self.learned_axes)
@@ -124,7 +125,7 @@ class DCLSConv(LearnableConv):
         )
         for s, k in zip(self.dilated_kernel_size, self._learned_size, strict=True):
             if s < k or (s - k) % 2:
-                raise ValueError(
+                raise UserValueError(
                     f"dilated_kernel_size: {self.dilated_kernel_size}; each side must be at least "
                     f"that of kernel_size={self.kernel_size} and differ from it by an even number, "
                     "so that the padding stays symmetric"
@@ -161,7 +162,7 @@ class DCLSConv(LearnableConv):
         mine = (self.position_owner.positions.shape, self.dilated_kernel_size)
         theirs = (owner.positions.shape, owner.dilated_kernel_size)
         if mine != theirs:
-            raise ValueError(
+            raise UserValueError(
                 f"share_positions: shape and window are {mine}, but the owner's are {theirs}"
             )
         if owner is not self:
@@ -262,7 +263,7 @@ class DCLSConv(LearnableConv):
         """
         sides, window = self._padding_sides(), self.dilated_kernel_size
         if not self.has_taps or self.padding_mode != "zeros" or sides[0::2] != sides[1::2]:
-            raise ValueError(
+            raise UserValueError(
                 f"{type(self).__name__}: only depthwise bilinear layers over two dimensions, "
                 "symmetrically padded with zeros, have lists of taps"
             )

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import UserValueError
 from ..ops.depthwise import depthwise_conv2d, depthwise_taps
 from ..registry import CONV_LAYERS
 from .arguments import int_tuple, positive_int
@@ -26,7 +27,7 @@ class DepthwiseConv2d(nn.Conv2d):
     def __init__(self, in_channels: int, out_channels: int, *args: Any, **kwargs: Any) -> None:
         super().__init__(in_channels, out_channels, *args, **kwargs)
         if not in_channels == out_channels == self.groups:
-            raise ValueError(
+            raise UserValueError(
                 f"groups: {self.groups}, with in_channels={in_channels} and out_channels="
                 f"{out_channels}; in a depthwise convolution the three are equal"
             )

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import UserValueError
 from ..ops.condconv import mix_experts
 from ..ops.dispatch import in_full_precision
 from ..ops.dk import dk_conv2d
@@ -92,7 +93,7 @@ class DeformableKernelConv2d(LearnableConv2d):
             scope = tuple(_SCOPES.get(k, k + 1) for k in self.kernel_size)
         self.scope = int_tuple("scope", scope, 2, 1)
         if any(s < k for s, k in zip(self.scope, self.kernel_size, strict=True)):
-            raise ValueError(
+            raise UserValueError(
                 f"scope: {self.scope}; must be at least kernel_size={self.kernel_size}"
             )
         self.num_experts = num_experts

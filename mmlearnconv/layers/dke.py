@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from ..errors import UserValueError
 from ..ops.dispatch import accumulate_dtype
 from ..ops.dke import INTERPOLATIONS, dke_conv2d, dke_kernel, dke_response
 from ..ops.geometry import under_middle
@@ -95,7 +96,7 @@ class DKEConv2d(LearnableConv2d):
         reach = (max(self.kernel_size) - 1) / 2
         self.position_limit = max(4.0, reach) if position_limit is None else float(position_limit)
         if self.position_limit < 0:
-            raise ValueError(f"position_limit: {position_limit!r}; must not be negative")
+            raise UserValueError(f"position_limit: {position_limit!r}; must not be negative")
         # A window of the kernel's parity that holds every cell which a position in bounds reads.
         far = self.position_limit + (self.radius if interpolation == "gauss" else 1)
         self.window = tuple(
@@ -217,7 +218,7 @@ class DKEConv2d(LearnableConv2d):
     def dense_kernel(self) -> Tensor:
         """The kernel without attention, ``(out, in / groups, *window)``."""
         if self.attention:
-            raise ValueError("DKEConv2d: with attention the kernel depends on the input")
+            raise UserValueError("DKEConv2d: with attention the kernel depends on the input")
         arguments = self.weight, self.positions, self.window, self.groups
         return dke_kernel(*arguments, **self._gaussian)
 

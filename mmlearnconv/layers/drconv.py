@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import UserValueError
 from ..ops.depthwise import convolve
 from ..ops.drconv import drconv2d, drconv2d_factorised
 from ..ops.geometry import Geometry, without_groups
@@ -78,7 +79,9 @@ class DRConv2d(LearnableConv2d):
         hidden = regions if hidden_channels is None else hidden_channels
         self.hidden_channels = positive_int("hidden_channels", hidden)
         if hidden % regions:
-            raise ValueError(f"hidden_channels: {hidden}; must be a multiple of regions={regions}")
+            raise UserValueError(
+                f"hidden_channels: {hidden}; must be a multiple of regions={regions}"
+            )
         self.own_guide = own_guide
         self.register_parameter(
             "weight", nn.Parameter(torch.empty(self.conv_weight_shape)) if base_weight else None
@@ -121,7 +124,7 @@ class DRConv2d(LearnableConv2d):
     def load_conv_weight_(self, weight: Tensor) -> list[tuple[LearnableConv2d, float]]:
         """Exact: the plain kernel is the base filter, or for 1x1 every region's ``filter_bias``."""
         if self.weight is None and weight.shape[2:] != (1, 1):
-            raise ValueError(
+            raise UserValueError(
                 f"without base_weight a region's {tuple(weight.shape[2:])} filter has one spatial "
                 "pattern and cannot hold a plain kernel; use base_weight=True"
             )
@@ -175,7 +178,7 @@ class DRConv2d(LearnableConv2d):
         """
         if (guide is None) != self.own_guide:
             wants = "makes its own" if self.own_guide else "was built with own_guide=False"
-            raise ValueError(
+            raise UserValueError(
                 f"guide: {'given' if guide is not None else 'missing'}, but the layer {wants}"
             )
         padded, geometry = self._padded(input)

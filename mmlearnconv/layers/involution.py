@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import UserValueError
 from ..ops.geometry import Geometry, under_middle, without_groups
 from ..ops.involution import involution2d
 from .arguments import positive_int
@@ -110,7 +111,7 @@ class Involution2d(LearnableConv2d):
 
     def load_conv_weight_(self, weight: Tensor) -> list[tuple[LearnableConv2d, float]]:
         """Always raises: an involution's kernel is the same for all channels of a group."""
-        raise ValueError(
+        raise UserValueError(
             "a plain kernel has weights per channel, which involution shares: train it from scratch"
         )
 

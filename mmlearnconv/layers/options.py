@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any
 
+from ..errors import UserTypeError
 from .arguments import unknown
 
 
@@ -44,4 +45,4 @@ def refuse_unknown(layer: str, options: Iterable[str], known: Iterable[str]) -> 
     known = list(known)
     for name in options:
         if name not in known:
-            raise TypeError(f"{layer}: option {unknown(name, known)}")
+            raise UserTypeError(f"{layer}: option {unknown(name, known)}")

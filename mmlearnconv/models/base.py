@@ -8,6 +8,8 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..errors import UserValueError
+
 KAIMING = (
     dict(type="Kaiming", layer="Conv2d"),
     dict(type="Constant", val=1, layer=["_BatchNorm", "GroupNorm"]),
@@ -39,9 +41,9 @@ class Backbone(BaseModule):
     ) -> None:
         super().__init__(init_cfg if isinstance(init_cfg, dict | None) else list(init_cfg))
         if not out_indices or any(i not in range(stages) for i in out_indices):
-            raise ValueError(f"out_indices: {out_indices}; allowed are {list(range(stages))}")
+            raise UserValueError(f"out_indices: {out_indices}; allowed are {list(range(stages))}")
         if not -1 <= frozen_stages <= stages:
-            raise ValueError(f"frozen_stages: {frozen_stages}; allowed are -1 to {stages}")
+            raise UserValueError(f"frozen_stages: {frozen_stages}; allowed are -1 to {stages}")
         self.out_indices = tuple(out_indices)
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval

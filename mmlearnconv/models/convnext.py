@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 from torch.utils.checkpoint import checkpoint
 
+from ..errors import UserValueError
 from ..layers import DCLSConv2d
 from ..registry import MODELS
 from .base import Backbone
@@ -74,7 +75,7 @@ def convert_state_dict(
     state_dict = {key.removeprefix("module."): value for key, value in state_dict.items()}
     prefix = "backbone." if any(k.startswith("backbone.") for k in state_dict) else ""
     if not any(k.startswith(f"{prefix}stages.") and ".dwconv." in k for k in state_dict):
-        raise ValueError(
+        raise UserValueError(
             "the checkpoint has no ConvNeXt in its authors' layout: no key like "
             "stages.0.0.dwconv.weight, with or without the prefix backbone."
         )
@@ -203,13 +204,15 @@ class ConvNeXt(Backbone):
     ) -> None:
         if isinstance(arch, str):
             if arch not in ARCHITECTURES:
-                raise ValueError(f"arch: {arch!r}; allowed are {sorted(ARCHITECTURES)} or a dict")
+                raise UserValueError(
+                    f"arch: {arch!r}; allowed are {sorted(ARCHITECTURES)} or a dict"
+                )
             if (conv_cfg or {}).get("type") in ("DCLS", "DCLSConv2d", DCLSConv2d):
                 conv_cfg = dict(kernel_count=DCLS_KERNEL_COUNTS[arch]) | conv_cfg
             arch = ARCHITECTURES[arch]
         depths, channels = arch["depths"], arch["channels"]
         if len(depths) != len(channels):
-            raise ValueError(f"arch: depths {depths} and channels {channels} differ in length")
+            raise UserValueError(f"arch: depths {depths} and channels {channels} differ in length")
         super().__init__(
             len(depths),
             out_indices,

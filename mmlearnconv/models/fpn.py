@@ -6,6 +6,7 @@ from typing import Any
 from mmcv.cnn import build_conv_layer
 from mmengine.model import BaseModule
 
+from ..errors import UserImportError, UserValueError
 from ..registry import MODELS
 
 
@@ -36,7 +37,7 @@ def LearnableFPN(  # noqa: N802
     try:
         from mmdet.models.necks import FPN
     except ImportError as error:
-        raise ImportError("LearnableFPN needs mmdet: pip install 'mmlearnconv[det]'") from error
+        raise UserImportError("LearnableFPN needs mmdet: pip install 'mmlearnconv[det]'") from error
     neck = FPN(**fpn)
     for name, modules, cfg, levels in (
         ("output_levels", neck.fpn_convs, output_conv_cfg, output_levels),
@@ -47,7 +48,7 @@ def LearnableFPN(  # noqa: N802
         allowed = range(len(modules))
         levels = allowed if levels is None else levels
         if any(level not in allowed for level in levels):
-            raise ValueError(f"{name}: {list(levels)}; allowed are {list(allowed)}")
+            raise UserValueError(f"{name}: {list(levels)}; allowed are {list(allowed)}")
         for level in levels:
             plain = modules[level].conv
             modules[level].conv = build_conv_layer(

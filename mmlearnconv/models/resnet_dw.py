@@ -10,6 +10,7 @@ from mmcv.cnn import build_conv_layer, build_norm_layer
 from mmengine.model import BaseModule, Sequential
 from torch import Tensor, nn
 
+from ..errors import UserValueError
 from ..registry import MODELS
 from .base import KAIMING, Backbone
 
@@ -96,9 +97,9 @@ class ResNetDW(Backbone):
         init_cfg: dict[str, Any] | Sequence[dict[str, Any]] | None = KAIMING,
     ) -> None:
         if depth not in DEPTHS:
-            raise ValueError(f"depth: {depth}; allowed are {list(DEPTHS)}")
+            raise UserValueError(f"depth: {depth}; allowed are {list(DEPTHS)}")
         if style not in STYLES:
-            raise ValueError(f"style: {style!r}; allowed are {STYLES}")
+            raise UserValueError(f"style: {style!r}; allowed are {STYLES}")
         super().__init__(4, out_indices, frozen_stages, norm_eval, init_cfg)
         norm_cfg = norm_cfg or dict(type="BN")
         self.conv1 = build_conv_layer(

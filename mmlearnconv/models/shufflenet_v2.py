@@ -14,6 +14,7 @@ from mmcv.cnn import build_conv_layer, build_norm_layer
 from mmengine.model import BaseModule, Sequential
 from torch import Tensor, nn
 
+from ..errors import UserValueError
 from ..layers import DRConv2d
 from ..registry import MODELS
 from .base import KAIMING, Backbone
@@ -144,11 +145,13 @@ class ShuffleNetV2(Backbone):
         init_cfg: dict[str, Any] | Sequence[dict[str, Any]] | None = KAIMING,
     ) -> None:
         if widen_factor not in CHANNELS:
-            raise ValueError(f"widen_factor: {widen_factor}; allowed are {list(CHANNELS)}")
+            raise UserValueError(f"widen_factor: {widen_factor}; allowed are {list(CHANNELS)}")
         super().__init__(4, out_indices, frozen_stages, norm_eval, init_cfg)
         pointwise_conv_cfg = pointwise_conv_cfg or conv_cfg or {}
         if share_guide and pointwise_conv_cfg.get("type") not in ("DRConv", "DRConv2d", DRConv2d):
-            raise ValueError("share_guide: True needs pointwise_conv_cfg=dict(type='DRConv', ...)")
+            raise UserValueError(
+                "share_guide: True needs pointwise_conv_cfg=dict(type='DRConv', ...)"
+            )
         layers, guided = _Layers(conv_cfg, norm_cfg), _Layers(pointwise_conv_cfg or None, norm_cfg)
         sharing = guided
         if share_guide:
@@ -261,7 +264,7 @@ class DetNASNet(Backbone):
     ) -> None:
         super().__init__(len(self.stages), out_indices, frozen_stages, norm_eval, init_cfg)
         if len(kinds) != 20 or any(kind not in range(4) for kind in kinds):
-            raise ValueError(f"kinds: {kinds}; must be 20 integers from 0 to 3")
+            raise UserValueError(f"kinds: {kinds}; must be 20 integers from 0 to 3")
         layers, kinds = _Layers(conv_cfg, norm_cfg), iter(kinds)
         self.conv1 = Sequential(*layers.conv(in_channels, 16, 3, True, stride=2))
         channels = 16

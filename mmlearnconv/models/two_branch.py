@@ -7,6 +7,7 @@ from mmcv.cnn import ConvModule
 from mmengine.model import BaseModule, Sequential
 from torch import Tensor, nn
 
+from ..errors import UserImportError
 from ..registry import MODELS
 from .base import KAIMING, Backbone
 
@@ -108,7 +109,9 @@ def TwoBranchHead(**ssd: Any) -> BaseModule:  # noqa: N802
     try:
         from mmdet.models.dense_heads import SSDHead
     except ImportError as error:
-        raise ImportError("TwoBranchHead needs mmdet: pip install 'mmlearnconv[det]'") from error
+        raise UserImportError(
+            "TwoBranchHead needs mmdet: pip install 'mmlearnconv[det]'"
+        ) from error
     head = SSDHead(**ssd)
     head.loss_cls = None
     return head

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import UserValueError
 from .autograd import define, differentiable, once
 from .dispatch import check_devices, in_full_precision, without_autocast
 
@@ -123,7 +124,7 @@ def orthogonalize(weight: Tensor) -> Tensor:
         ValueError: there are more filters than a filter has elements.
     """
     if len(weight) > weight[0].numel():
-        raise ValueError(
+        raise UserValueError(
             f"weight: shape {tuple(weight.shape)}; {len(weight)} filters of "
             f"{weight[0].numel()} elements cannot be orthonormal"
         )

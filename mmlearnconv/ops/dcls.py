@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..errors import UserValueError
 from .autograd import differentiable, once
 from .depthwise import convolve, depthwise_taps
 from .dispatch import check_devices, in_full_precision, is_cpu, use_compiled
@@ -129,14 +130,14 @@ def _check(
 ) -> None:
     expected = (len(size), *weight.shape)
     if weight.ndim != 3 or positions.shape != expected:
-        raise ValueError(
+        raise UserValueError(
             f"positions: shape {tuple(positions.shape)} does not fit weight "
             f"{tuple(weight.shape)} and size {tuple(size)}; expected {expected}"
         )
     if width is not None and width.shape != expected:
-        raise ValueError(f"width: shape {tuple(width.shape)}; expected {expected}")
+        raise UserValueError(f"width: shape {tuple(width.shape)}; expected {expected}")
     if interpolation not in INTERPOLATIONS:
-        raise ValueError(f"interpolation: {interpolation!r}; allowed are {INTERPOLATIONS}")
+        raise UserValueError(f"interpolation: {interpolation!r}; allowed are {INTERPOLATIONS}")
 
 
 def _scattered_kernel(weight: Tensor, positions: Tensor, size: Sequence[int]) -> Tensor:

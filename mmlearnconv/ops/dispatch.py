@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import UserValueError
 from . import extension
 
 # Device
@@ -41,7 +42,7 @@ def check_devices(**tensors: Tensor | None) -> None:
     (first, tensor), *others = tensors.items()
     for name, other in others:
         if other is not None and other.device != tensor.device:
-            raise ValueError(
+            raise UserValueError(
                 f"{name}: on {other.device}; must be on {tensor.device}, as {first} is"
             )
 

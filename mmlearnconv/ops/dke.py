@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import UserValueError
 from .autograd import define, differentiable, differentiated_once, once
 from .depthwise import convolve, depthwise_taps
 from .dispatch import (
@@ -178,7 +179,7 @@ def _response(
 
 def _check_interpolation(interpolation: str) -> None:
     if interpolation not in INTERPOLATIONS:
-        raise ValueError(f"interpolation: {interpolation!r}; allowed are {INTERPOLATIONS}")
+        raise UserValueError(f"interpolation: {interpolation!r}; allowed are {INTERPOLATIONS}")
 
 
 def dke_taps(

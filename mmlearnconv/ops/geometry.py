@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import UserValueError
 from .dispatch import is_cpu
 
 
@@ -59,7 +60,7 @@ def conv_output_size(
         for n, k, p, d in zip(size, kernel_size, padding, dilation, strict=True)
     ]
     if min(room) < 0:
-        raise ValueError(
+        raise UserValueError(
             f"the map has size {tuple(size)}, with padding {tuple(padding)}: smaller than a kernel "
             f"of {tuple(kernel_size)} at dilation {tuple(dilation)}"
         )

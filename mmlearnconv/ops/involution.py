@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import UserValueError
 from .dispatch import accumulate_dtype, add_bias_and_format, check_devices, to_autocast_dtype
 from .geometry import conv_output_size, geometry_of, tap_views
 
@@ -45,7 +46,7 @@ def involution2d(
         height,
         width,
     ):
-        raise ValueError(
+        raise UserValueError(
             f"kernels: shape {tuple(kernels.shape)}; must be (N, groups, kH, kW, H', W') with "
             f"N={input.shape[0]}, groups that divide {input.shape[1]} channels and the output's "
             f"(H', W')={(height, width)}"

@@ -8,6 +8,7 @@ from mmengine import registry
 from mmengine.config import Config
 from torch import nn
 
+from ..errors import UserValueError
 from ..layers import DCLSConv, LearnableConv
 from ..registry import MODELS
 
@@ -43,7 +44,7 @@ def fold_convs(model: nn.Module, taps: str | None = None) -> nn.Module:
             depends on the input; the model is then unchanged.
     """
     if taps not in (None, *TAPS):
-        raise ValueError(f"taps: {taps!r}; allowed are {(None, *TAPS)}")
+        raise UserValueError(f"taps: {taps!r}; allowed are {(None, *TAPS)}")
     layers = {m: name for name, m in model.named_modules() if isinstance(m, LearnableConv)}
     folded, refused = {}, []
     for layer, name in layers.items():
@@ -53,7 +54,7 @@ def fold_convs(model: nn.Module, taps: str | None = None) -> nn.Module:
         except ValueError as error:
             refused.append(f"{name or 'the model'}: {error}")
     if refused:
-        raise ValueError(
+        raise UserValueError(
             f"{len(refused)} of {len(layers)} learnable convolutions cannot be folded:\n"
             + "\n".join(refused)
         )

@@ -13,6 +13,7 @@ from mmcv.cnn.bricks.wrappers import Conv3d as MMCVConv3d
 from mmengine.logging import print_log
 from torch import nn
 
+from ..errors import UserTypeError, UserValueError
 from ..layers import DCLSConv, LearnableConv
 from ..layers.arguments import unknown
 from ..layers.takeover import takeover_report
@@ -61,11 +62,11 @@ class SwapRule:
 
     def __post_init__(self) -> None:
         if not isinstance(self.conv, dict) or "type" not in self.conv:
-            raise TypeError(f"conv: {self.conv!r}; must be a conv_cfg like dict(type='DCLS')")
+            raise UserTypeError(f"conv: {self.conv!r}; must be a conv_cfg like dict(type='DCLS')")
         if (self.pattern is None) == (self.regex is None):
-            raise ValueError("give a pattern or a regex, exactly one of them")
+            raise UserValueError("give a pattern or a regex, exactly one of them")
         if self.last is not None and (not isinstance(self.last, int) or self.last < 1):
-            raise ValueError(f"last: {self.last!r}; must be a positive integer")
+            raise UserValueError(f"last: {self.last!r}; must be a positive integer")
 
     @property
     def operator(self) -> str:
@@ -217,7 +218,7 @@ def _swap(model: nn.Module, swaps: Sequence[Any], same_function: bool) -> None:
         if refused:
             _refuse(rule, refused, dict(chosen))
         if all(_stays_plain(conv, plan[conv][2]) for _, conv in chosen):
-            raise ValueError(
+            raise UserValueError(
                 f"swaps[{number}]: {rule.operator} leaves kernels of size 1 plain, and {rule} "
                 f"matches no others: {', '.join(name for name, _ in chosen)}"
             )
@@ -233,7 +234,7 @@ def _swap(model: nn.Module, swaps: Sequence[Any], same_function: bool) -> None:
                 else:
                     layer.init_from_conv_weight_(conv.weight)
             except ValueError as error:
-                raise ValueError(_cannot(rule, name, conv, error)) from error
+                raise UserValueError(_cannot(rule, name, conv, error)) from error
         replace_modules(model, {conv: layer for conv, (_, _, layer) in plan.items()})
         rows = [["convolution", "plain", "becomes"]]
         rows += [[name, _geometry(conv), rule.operator] for conv, (name, rule, _) in plan.items()]
@@ -249,11 +250,12 @@ def _rule(number: int, swap: dict[str, Any] | SwapRule) -> SwapRule:
     known = [field.name for field in fields(SwapRule)]
     for name in swap:
         if name not in known:
-            raise TypeError(f"swaps[{number}]: {unknown(name, known)}")
+            raise UserTypeError(f"swaps[{number}]: {unknown(name, known)}")
     try:
         return SwapRule(**swap)
     except (TypeError, ValueError) as error:
-        raise type(error)(f"swaps[{number}]: {error}") from error
+        kind = UserTypeError if isinstance(error, TypeError) else UserValueError
+        raise kind(f"swaps[{number}]: {error}") from error
 
 
 def _choose(
@@ -278,7 +280,7 @@ def _choose(
         else:
             known = [n for n, m in model.named_modules() if isinstance(m, _CONVOLUTIONS)]
             why = f"no module has such a name; the convolutions are {_few(known)}"
-        raise ValueError(f"{rule} matches nothing: {why}")
+        raise UserValueError(f"{rule} matches nothing: {why}")
     return chosen[-rule.last :] if rule.last else chosen
 
 
@@ -288,9 +290,9 @@ def _few(names: list[str]) -> str:
 
 def _refuse_more_than_plain(conv: nn.Module) -> None:
     if type(conv) not in (*_PLAIN, Conv2dAdaptivePadding):
-        raise TypeError(f"{type(conv).__name__}: only unmodified nn.Conv* can be swapped")
+        raise UserTypeError(f"{type(conv).__name__}: only unmodified nn.Conv* can be swapped")
     if conv._forward_pre_hooks or conv._forward_hooks:
-        raise TypeError("it has hooks that change what it computes; remove them first")
+        raise UserTypeError("it has hooks that change what it computes; remove them first")
 
 
 def _refuse(rule: SwapRule, refused: dict[str, Exception], chosen: dict[str, nn.Module]) -> None:
@@ -314,7 +316,7 @@ def _padding_of(conv: nn.Module) -> Any:
     reach = extents(conv.kernel_size, conv.dilation)
     fixed = all(r == 0 or (s == 1 and r % 2 == 0) for r, s in zip(reach, conv.stride, strict=True))
     if not fixed:
-        raise TypeError("Conv2dAdaptivePadding: its padding depends on the image's size")
+        raise UserTypeError("Conv2dAdaptivePadding: its padding depends on the image's size")
     return tuple(r // 2 for r in reach)
 
 
@@ -343,13 +345,15 @@ def _like(conv: nn.Module, cfg: dict[str, Any], others: bool = False) -> nn.Modu
         arguments |= another_window(window, **arguments)
     layer = build_conv_layer(cfg, **arguments)
     if window and not (others and type(layer) in _PLAIN):
-        raise ValueError(f"{window}: a swap keeps both, but of type='Conv2d' in SwapConv")
+        raise UserValueError(f"{window}: a swap keeps both, but of type='Conv2d' in SwapConv")
     if isinstance(layer, LearnableConv):
         options = layer.exact_takeover_options()
         if not options.keys() <= cfg.keys():
             layer = build_conv_layer(options | cfg, **arguments)
     elif type(layer) not in _PLAIN and not (others and layer.weight.shape == conv.weight.shape):
-        raise ValueError(f"{cfg['type']!r} builds a {type(layer).__name__}, not a learnable one")
+        raise UserValueError(
+            f"{cfg['type']!r} builds a {type(layer).__name__}, not a learnable one"
+        )
     layer.to(device=conv.weight.device, dtype=conv.weight.dtype).train(conv.training)
     layer.requires_grad_(conv.weight.requires_grad)
     if conv.bias is not None:
@@ -366,7 +370,7 @@ def _stays_plain(conv: nn.Module, layer: nn.Module) -> bool:
 
 def _share(layer: nn.Module, first: dict[Any, DCLSConv]) -> None:
     if isinstance(layer, LearnableConv) and not isinstance(layer, DCLSConv):
-        raise ValueError("share_positions: only DCLS layers share positions")
+        raise UserValueError("share_positions: only DCLS layers share positions")
     if isinstance(layer, DCLSConv):
         shape = (layer.positions.shape, layer.dilated_kernel_size)
         layer.share_positions(first.setdefault(shape, layer))

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ..errors import UserValueError
 from ..layers.arguments import int_tuple
 
 
@@ -36,7 +37,7 @@ def another_window(
         was = extents(**present)
         grown = [now - before for now, before in zip(extents(**new), was, strict=True)]
         if any(g % 2 for g in grown):
-            raise ValueError(f"{window}: no padding keeps the size of maps")
+            raise UserValueError(f"{window}: no padding keeps the size of maps")
         padding = tuple(p + g // 2 for p, g in zip(padding, grown, strict=True))
     return dict(new, padding=padding)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..analysis.sampling import Call
+from ..errors import UserImportError, UserValueError
 from ..layers import DeformableKernelConv2d
 from .picture import SEQUENTIAL, Picture, grid, name_panel, panels, short, show_kernel
 
@@ -135,9 +136,9 @@ def draw_objects(
     try:
         from sklearn.manifold import TSNE
     except ImportError as error:
-        raise ImportError("t-SNE needs scikit-learn: pip install scikit-learn") from error
+        raise UserImportError("t-SNE needs scikit-learn: pip install scikit-learn") from error
     if len(found) < _FEWEST:
-        raise ValueError(f"{len(found)} objects are too few for t-SNE; at least {_FEWEST}")
+        raise UserValueError(f"{len(found)} objects are too few for t-SNE; at least {_FEWEST}")
     perplexity = min(30, (len(found) - 1) / 3)
     rows, columns = (
         TSNE(perplexity=perplexity, init="random", random_state=0).fit_transform(found).T

@@ -10,6 +10,7 @@ from mmengine.registry import HOOKS
 from ..analysis import SamplingPoints
 from ..datasets import InputPipeline
 from ..engine.model import unwrap_model
+from ..errors import UserValueError
 from .images import size_for
 from .pictures import draw_layers
 from .sampled import draw_point, layers_to_show
@@ -53,9 +54,9 @@ class LearnableConvPictureHook(Hook):
         point: tuple[float, float] = (0.5, 0.5),
     ) -> None:
         if interval < 1:
-            raise ValueError(f"interval: {interval!r}; must be at least 1")
+            raise UserValueError(f"interval: {interval!r}; must be at least 1")
         if size < 32:
-            raise ValueError(f"size: {size!r}; must be at least 32")
+            raise UserValueError(f"size: {size!r}; must be at least 32")
         if image is not None and not Path(image).is_file():
             raise FileNotFoundError(f"image: {image!r} does not exist")
         self.interval, self.by_epoch, self.size, self.point = interval, by_epoch, size, point

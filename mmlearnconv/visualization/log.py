@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from ..errors import UserValueError
 from .picture import Picture, panels, short
 
 
@@ -28,9 +29,11 @@ def draw_log(path: Path) -> Picture:
             if "lr" in record:
                 rates.append((record["step"], record["lr"]))
         except (json.JSONDecodeError, AttributeError, KeyError) as error:
-            raise ValueError(f"{path}: line {number} is no record of a run: {error!r}") from error
+            raise UserValueError(
+                f"{path}: line {number} is no record of a run: {error!r}"
+            ) from error
     if not speeds:
-        raise ValueError(
+        raise UserValueError(
             f"{path}: has no position_step; train with "
             "custom_hooks=[dict(type='LearnableConvStatsHook')]"
         )

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ...errors import UserValueError
 from ..dispatch import (
     accumulate_dtype,
     add_bias_and_format,
@@ -72,7 +73,7 @@ def dk_conv2d(
     geometry = geometry_of(stride, padding, dilation, groups)
     output_size = conv_output_size(input.shape[2:], kernel_size, *geometry)
     if any(s < k for s, k in zip(weight.shape[2:], kernel_size, strict=True)):
-        raise ValueError(
+        raise UserValueError(
             f"weight: a kernel space of {tuple(weight.shape[2:])}; must not be smaller than "
             f"kernel_size={kernel_size}"
         )
@@ -106,7 +107,7 @@ def _check_offsets(
     expected = input.shape[0], 2 * kernel_size[0] * kernel_size[1]
     if offsets.shape[:2] != expected or tuple(offsets.shape[2:]) not in sizes:
         choice = " or ".join(map(str, ((*expected, *size) for size in sizes)))
-        raise ValueError(f"{name}: shape {tuple(offsets.shape)}; must be {choice}")
+        raise UserValueError(f"{name}: shape {tuple(offsets.shape)}; must be {choice}")
 
 
 def dk_coefficients(offsets: Tensor, kernel_size: Sequence[int], scope: Sequence[int]) -> Tensor:

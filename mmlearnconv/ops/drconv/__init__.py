@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...errors import UserValueError
 from ..autograd import wants_gradient
 from ..depthwise import convolve
 from ..dispatch import (
@@ -137,7 +138,7 @@ def drconv2d_factorised(
 
 def _check_guide(guide: Tensor, batch: int, size: Sequence[int]) -> None:
     if guide.ndim != 4 or (guide.shape[0], *guide.shape[2:]) != (batch, *size):
-        raise ValueError(
+        raise UserValueError(
             f"guide: shape {tuple(guide.shape)}; must be (N, regions, H', W') with the output's "
             f"N={batch} and (H', W')={tuple(size)}"
         )

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...errors import UserValueError
 from ..interpolation import within
 
 __all__ = ["dcls_conv2d", "dcls_kernel"]
@@ -65,7 +66,7 @@ def dcls_kernel(
         elif interpolation == "gauss":
             exponent = exponent - ((s - q) / (GAUSS_WIDTH + w)) ** 2 / 2
         else:
-            raise ValueError(f"interpolation: {interpolation!r} is unknown")
+            raise UserValueError(f"interpolation: {interpolation!r} is unknown")
     if interpolation == "gauss":
         response = exponent.exp()
     if interpolation != "bilinear":
