@@ -18,11 +18,12 @@ def use_slices(input: Tensor) -> bool:
 
     PyTorch 2.13's ``F.conv3d`` (oneDNN) on an x86-64 CPU computes a wrong weight gradient in
     float32 for some small maps with large paddings, which windows that reach beyond the replaced
-    kernel make common here. float64 does not go through oneDNN. Traces and ONNX graphs compute no
-    gradients.
+    kernel make common here. float64 does not go through oneDNN. Where no gradients are computed,
+    traces and ONNX graphs among it, its output is right and faster.
     """
     exports = torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
-    return is_cpu(input) and input.dtype != torch.float64 and not exports
+    has_gradients = torch.is_grad_enabled() and not exports
+    return is_cpu(input) and input.dtype != torch.float64 and has_gradients
 
 
 def conv3d_by_slices(

@@ -1,4 +1,4 @@
-"""A command line ends with a sentence for what a user can mend, and with a traceback for the rest."""
+"""Command lines end with a sentence for what a user can mend, with a traceback for the rest."""
 
 import ast
 
@@ -12,6 +12,9 @@ from mmlearnconv.layers import DCLSConv2d
 from mmlearnconv.surgery import swap_convs
 from tests.conftest import ROOT
 
+KINDS = UserError, UserValueError, UserTypeError, UserImportError
+KINDS = *KINDS, CheckpointError, DivergenceError, FolderInUseError
+
 
 def raising(error):
     @one_sentence
@@ -21,13 +24,9 @@ def raising(error):
     return main
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [UserValueError, UserTypeError, UserImportError, CheckpointError, DivergenceError]
-    + [FolderInUseError, UserError],
-)
+@pytest.mark.parametrize("kind", KINDS)
 def test_what_a_user_can_mend(kind):
-    with pytest.raises(SystemExit, match="^error: size: 0; must be 1 or more$"):
+    with pytest.raises(SystemExit, match=r"^error: size: 0; must be 1 or more$"):
         raising(kind("size: 0; must be 1 or more"))()
 
 
@@ -40,7 +39,7 @@ def test_a_bug_shows_as_a_bug(kind):
 
 
 def test_a_file_is_named():
-    with pytest.raises(SystemExit, match="^error: a.txt: No such file"):
+    with pytest.raises(SystemExit, match=r"^error: a\.txt: No such file"):
         raising(FileNotFoundError(2, "No such file", "a.txt"))()
 
 
@@ -48,7 +47,7 @@ def test_layers_and_swaps_raise_what_python_s_users_expect():
     with pytest.raises(ValueError, match="kernel_count") as error:
         DCLSConv2d(2, 2, 3, kernel_count=0)
     assert isinstance(error.value, UserError)
-    with pytest.raises(TypeError, match="kernel_cuont.*kernel_count") as error:
+    with pytest.raises(TypeError, match=r"kernel_cuont.*kernel_count") as error:
         DCLSConv2d(2, 2, 3, kernel_cuont=1)
     assert isinstance(error.value, UserError)
     for swap in (dict(pattern="*"), dict(pattern="a", regex="b", conv=dict(type="DCLS"))):

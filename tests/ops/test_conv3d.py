@@ -101,6 +101,15 @@ def test_not_a_number_stays_where_the_convolution_has_it():
     assert torch.equal(ours.isnan(), right.isnan())
 
 
+def test_without_gradients_pytorch_s_own_runs():
+    given = [t.detach().float() for t in tensors(GEOMETRIES[0])]
+    *_, stride, padding, dilation = GEOMETRIES[0]
+    with torch.no_grad():
+        output = convolve(*given, stride, padding, dilation, 1)
+    assert torch.equal(output, F.conv3d(*given, stride, padding, dilation))
+    torch.testing.assert_close(convolve(*given, stride, padding, dilation, 1), output)
+
+
 def test_traces_hold_one_convolution():
     """They compute no gradients, and others read them."""
     input, weight, bias = (t.detach().float() for t in tensors(GEOMETRIES[0]))

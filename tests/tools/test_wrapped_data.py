@@ -44,8 +44,13 @@ def root(tmp_path_factory):
 @pytest.mark.parametrize(
     ("train", "val"),
     mostly_long(
-        [("parts that differ", "equal parts"), ("nested", "repeated")]
-        + [("repeated", None), ("balanced", None), ("mixed", None)],
+        [
+            ("parts that differ", "equal parts"),
+            ("nested", "repeated"),
+            ("repeated", None),
+            ("balanced", None),
+            ("mixed", None),
+        ],
         ("parts that differ", "equal parts"),
         ("nested", "repeated"),
     ),
