@@ -1,4 +1,6 @@
 import argparse
+import re
+from importlib.metadata import distributions
 
 import pytest
 import torch
@@ -42,6 +44,19 @@ def test_a_config_of_an_installed_toolbox():
         cli.read_config("mmseg::fcn/no.py")
     with pytest.raises(FileNotFoundError, match=r"mmdat::a\.py: mmdat is not installed$"):
         cli.read_config("mmdat::a.py")
+
+
+def test_a_base_of_a_toolbox_that_mmengine_does_not_find(tmp_path):
+    """It looks for a distribution named mmsegmentation; the continuation's has another name."""
+    if list(distributions(name="mmsegmentation")):
+        pytest.skip("the original family")
+    config = tmp_path / "own.py"
+    config.write_text('_base_ = "mmseg::_base_/models/fcn_r50-d8.py"')
+    with pytest.raises(ValueError, match="mmseg is here under another name") as error:
+        cli.read_config(config)
+    folder = re.search(r"base's path, (\S+)/\.\.\.", str(error.value))[1]
+    config.write_text(f'_base_ = "{folder}/_base_/models/fcn_r50-d8.py"')
+    assert cli.read_config(config).model.decode_head.type == "FCNHead"
 
 
 def test_options_come_first():

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmdet.models.backbones import MobileNetV2, ResNet
+from mmengine.config import Config
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
 from torch import nn
 
@@ -98,3 +99,18 @@ def test_a_file_without_the_backbone_is_refused(state_dict):
 def test_a_backbone_of_other_shapes_is_refused():
     with pytest.raises(CheckpointError, match="no tensor of the model's backbone"):
         load(detector(ResNet(18, base_channels=32)), detector(ResNet(18)).state_dict())
+
+
+def test_a_run_goes_on_without_the_optimizer_only_if_it_saved_none():
+    model = detector(ResNet(18))
+    saved = dict(meta=dict(iter=1), state_dict=model.state_dict())
+    cfg = Config(dict(resume=True, load_from="a.pth"))
+    run = SimpleNamespace(model=model, cfg=cfg)
+    with pytest.raises(
+        CheckpointError, match=r"a\.pth .*saved with save_optimizer=False; to start"
+    ):
+        LoadReportHook().after_load_checkpoint(run, dict(saved))
+    cfg.default_hooks = dict(checkpoint=dict(save_optimizer=False))
+    LoadReportHook().after_load_checkpoint(run, dict(saved))
+    with pytest.raises(CheckpointError, match="without the state of a training"):
+        LoadReportHook().after_load_checkpoint(run, dict(state_dict={}))
