@@ -161,7 +161,7 @@ def main() -> None:
         torch.manual_seed(0)
         model, cfg = cli.build_model(spec, checkpoint, args.cfg_options, args.trust_checkpoint)
         model.requires_grad_(False)
-        pipeline = InputPipeline(cfg)
+        pipeline = InputPipeline(cfg, model)
         # The first model's images are those of all.
         places = places or find_places(args, pipeline)
         modules = dict(model.named_modules())

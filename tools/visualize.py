@@ -120,7 +120,7 @@ def main() -> None:
         )
         for picture in draw_positions(model) if len(checkpoints) > 1 else []:
             frames.setdefault(picture.name, []).append(picture)
-    pipeline = InputPipeline(cfg)
+    pipeline = InputPipeline(cfg, model)
     files = []
     if args.image:
         files = cli.find_images("--image", args.image, pipeline.load, args.num_images)

@@ -12,7 +12,7 @@ import torch
 from mmcv.transforms import LoadImageFromFile
 from mmengine.config import Config
 from mmengine.registry import FUNCTIONS, MODELS, TRANSFORMS
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import UserValueError
 from .loading import is_undecodable
@@ -67,14 +67,15 @@ class InputPipeline:
     """The test pipeline and the data preprocessor of a config, for single images.
 
     Steps that load annotations are left out. A config without a test pipeline reads images as
-    mmcv's ``LoadImageFromFile`` does. Without a config, images are RGB with ImageNet's mean and
-    deviation.
+    mmcv's ``LoadImageFromFile`` does.
 
     Args:
         cfg: the config, or ``None``.
+        model: the model, whose data preprocessor is taken. Default: ``None``; the config's is then
+            built, and without a config images are RGB with ImageNet's mean and deviation.
     """
 
-    def __init__(self, cfg: Config | None) -> None:
+    def __init__(self, cfg: Config | None, model: nn.Module | None = None) -> None:
         self.cfg = cfg
         scope = None if cfg is None else cfg.get("default_scope")
         steps = list(_steps_of(cfg)) or [dict(type="LoadImageFromFile")]
@@ -84,10 +85,12 @@ class InputPipeline:
         # How many steps load the image; where a file was loaded, as many as it took.
         self._loading = 1
         # mmcv reads blue first; a user's own loader as the preprocessor says.
-        told = {} if cfg is None else cfg.model.get("data_preprocessor") or {}
+        told = _model_of(cfg).get("data_preprocessor") or {}
         exchanged = told.get("bgr_to_rgb") or told.get("to_rgb")
         self._is_bgr = isinstance(self._steps[0], LoadImageFromFile) or bool(exchanged)
-        self._preprocess = _imagenet if cfg is None else _preprocessor(cfg, scope)
+        self._preprocess = getattr(model, "data_preprocessor", None) or (
+            _imagenet if cfg is None else _preprocessor(cfg, scope)
+        )
 
     def load(self, path: Path | str) -> LoadedImage:
         """Read a file as the config does.
@@ -182,8 +185,12 @@ def _steps_of(cfg: Config | None) -> list[dict[str, Any]]:
     return [] if cfg is None else cfg.get("test_pipeline") or []
 
 
+def _model_of(cfg: Config | None) -> dict[str, Any]:
+    return ({} if cfg is None else cfg.get("model")) or {}
+
+
 def _preprocessor(cfg: Config, scope: str | None) -> Callable[..., Any]:
-    options = copy.deepcopy(cfg.model.get("data_preprocessor") or {})
+    options = copy.deepcopy(_model_of(cfg).get("data_preprocessor") or {})
     # mmpretrain's classifiers name it for their configs, mmengine's models for the others.
     default = "ClsDataPreprocessor" if scope == "mmpretrain" else "mmengine.BaseDataPreprocessor"
     options.setdefault("type", default)

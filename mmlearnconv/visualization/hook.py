@@ -64,7 +64,7 @@ class LearnableConvPictureHook(Hook):
 
     def before_train(self, runner: Any) -> None:
         if self.image is not None:
-            pipeline = InputPipeline(runner.cfg)
+            pipeline = InputPipeline(runner.cfg, unwrap_model(runner.model))
             loaded = pipeline.load(self.image)
             self._picture = loaded.picture
             self._pixels = pipeline.tensor(loaded, size_for(loaded.pixels, self.size))

@@ -10,6 +10,7 @@ from mmcv.transforms import BaseTransform
 from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, TRANSFORMS, init_default_scope
 from mmengine.runner import Runner
+from torch import nn
 from torch.utils.data import Dataset
 
 from mmlearnconv.datasets import InputPipeline
@@ -178,6 +179,11 @@ def test_a_tool_s_input_is_the_test_loop_s(name, tmp_path):
     own = InputPipeline(cfg)
     loaded = own.load(path)
     found = own.tensor(loaded, SIZE)
+    # A model's own preprocessor, where a Runner was built without a config of it.
+    model = nn.Module()
+    model.data_preprocessor = MODELS.build(copy.deepcopy(preprocessor))
+    bare = InputPipeline(Config(dict(default_scope=scope, test_dataloader=loader)), model)
+    assert torch.equal(bare.tensor(bare.load(path), SIZE), found)
     assert found.dtype == torch.float32
     assert torch.equal(found, expected[:, : SIZE[0], : SIZE[1]].float())
     assert loaded.picture.shape == (*SIZE, 3)

@@ -86,9 +86,16 @@ def test_every_second_iteration_without_an_image(tmp_path):
         (dict(interval=0), ValueError, "interval: 0; must be at least 1"),
         (dict(size=8), ValueError, "size: 8; must be at least 32"),
         (dict(image="none.png"), FileNotFoundError, "image: 'none.png' does not exist"),
-        (dict(image=__file__), ValueError, "could not be read as an image"),
     ],
 )
 def test_what_it_cannot_draw_is_said_at_the_start(arguments, error, message):
     with pytest.raises(error, match=message):
         LearnableConvPictureHook(**arguments)
+
+
+def test_a_file_that_the_config_cannot_read_is_named_before_the_first_step(tmp_path, monkeypatch):
+    steps = []
+    monkeypatch.setattr(PictureTestModel, "train_step", lambda *_, **__: steps.append(1))
+    with pytest.raises(ValueError, match="could not be read as an image"):
+        train(tmp_path / "out", image=__file__)
+    assert not steps
