@@ -4,7 +4,6 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from numbers import Real
 from typing import Any
 
 from mmengine.config import Config
@@ -23,6 +22,8 @@ _COCO_PARSER = "mmdet.CocoDataset"
 _COCO_METRIC = "mmdet.CocoMetric"
 _OPENMMLAB_LOADER = "mmengine.BaseDataset"
 _FOLDERS_LOADER = "mmpretrain.CustomDataset"
+# Of JSON. Not numbers.Real, whose look-ups take longer than reading the file.
+_NUMBER = (int, float)
 _HELP = "docs/troubleshooting.md, 'Annotations that lack a key', has a program that does so"
 
 
@@ -190,7 +191,7 @@ def _check_coco(
             "current",
             logging.WARNING,
         )
-    _need(where, "image", images, dict(id=None, file_name=None, height=Real, width=Real))
+    _need(where, "image", images, dict(id=None, file_name=None, height=_NUMBER, width=_NUMBER))
     _need_unique(where, "image", images)
     _need(where, "annotation", annotations, dict(id=None, image_id=None, category_id=None))
     _need_unique(where, "annotation", annotations)
@@ -206,7 +207,7 @@ def _check_parsed(
     """What mmdet reads of each annotation when it parses the file, and its masks when it trains."""
     read = [a for a in annotations if not a.get("ignore")]
     _need_boxes(where, read)
-    _need(where, "annotation", read, dict(area=Real), _AREA)
+    _need(where, "annotation", read, dict(area=_NUMBER), _AREA)
     if masks:
         shown = [
             a
@@ -230,17 +231,17 @@ def _check_evaluated(where: str, path: str, known: Any, metric: dict[str, Any]) 
         where,
         "annotation",
         annotations,
-        dict(id=Real),
+        dict(id=_NUMBER),
         "COCO's evaluation stores ids as numbers: number the annotations from 1",
     )
     _need(
         where,
         "annotation",
         annotations,
-        dict(iscrowd=Real),
+        dict(iscrowd=_NUMBER),
         f'an object that is no crowd has "iscrowd": 0: add that to each of them ({_HELP})',
     )
-    _need(where, "annotation", annotations, dict(area=Real), _AREA)
+    _need(where, "annotation", annotations, dict(area=_NUMBER), _AREA)
     _need_boxes(where, annotations)
     kinds = metric.get("metric", "bbox")
     if "segm" in ([kinds] if isinstance(kinds, str) else kinds):
@@ -261,7 +262,7 @@ def _need(
     where: str,
     what: str,
     entries: Iterable[Any],
-    keys: dict[str, type | None],
+    keys: dict[str, tuple[type, ...] | None],
     mend: str = "add or correct it",
 ) -> None:
     """Refuse entries that lack a key, or whose value is not of the key's type."""
@@ -341,7 +342,7 @@ def _need_masks(where: str, annotations: Sequence[dict[str, Any]], reason: str) 
         where,
         "annotation",
         annotations,
-        lambda a: _numbers(a["segmentation"]),
+        lambda a: isinstance(a["segmentation"], list) and _numbers(a["segmentation"][:1]),
         "has a polygon that is not in a list",
         "write [[x1, y1, x2, y2, ...]], a list of polygons",
     )
@@ -358,11 +359,11 @@ def _need_masks(where: str, annotations: Sequence[dict[str, Any]], reason: str) 
 def _is_mask(mask: Any) -> bool:
     if isinstance(mask, dict):
         return {"size", "counts"} <= set(mask)
-    return isinstance(mask, list) and all(_numbers(polygon) for polygon in mask)
+    return isinstance(mask, list) and all(isinstance(polygon, list) for polygon in mask)
 
 
 def _numbers(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(number, Real) for number in value)
+    return isinstance(value, list) and all(isinstance(number, _NUMBER) for number in value)
 
 
 def _wants_masks(dataset: dict[str, Any]) -> bool:
