@@ -17,7 +17,9 @@ from .distributed import is_first
 from .nested import nested_dicts
 
 # Where a class's method stands decides whose rules hold: a user's own loader is not checked.
-_COCO_LOADERS = ("mmdet.CocoDataset", "mmdet.Objects365V1Dataset", "mmdet.Objects365V2Dataset")
+_COCO_LOADERS = ("mmdet.CocoDataset", "mmdet.Objects365V1Dataset")
+# It numbers classes by the categories' ids.
+_SORTED_LOADER = "mmdet.Objects365V1Dataset"
 _COCO_PARSER = "mmdet.CocoDataset"
 _COCO_METRIC = "mmdet.CocoMetric"
 _OPENMMLAB_LOADER = "mmengine.BaseDataset"
@@ -49,43 +51,64 @@ def check_annotations(cfg: Config, *splits: str) -> None:
     """
     if not is_first(cfg.get("launcher", "none")):
         return
-    # Of each set of classes, the order in the first file that has it.
-    orders: dict[frozenset[str], tuple[str, tuple[str, ...]]] = {}
+    # What files list, in their order, by the classes that the data sets want of them.
+    orders: dict[tuple[str, ...], list[tuple[str, tuple[str, ...]]]] = {}
     for split in splits:
         files: dict[str, Any] = {}
+        wanted: set[str] | None = set()
         for loader, dataset in find_datasets(cfg, split):
-            for path, names in _check_dataset(loader, dataset, cfg.get("default_scope"), files):
-                first, order = orders.setdefault(frozenset(names), (path, names))
-                if names != order:
-                    raise ClassError(
-                        f"{first} and {path} list the categories in different orders "
-                        f"({_few(order)}, and {_few(names)}); mmdet numbers classes in a file's "
-                        "order, so that labels would be exchanged. Write both in one order"
-                    )
+            found = _check_dataset(loader, dataset, cfg.get("default_scope"), files)
+            if found is None:
+                wanted = None
+                continue
+            path, classes, names = found
+            wanted = None if wanted is None or not classes else wanted | {*classes}
+            for first, others in orders.setdefault(classes, []):
+                _compare_orders(first, others, path, names)
+            orders[classes].append((path, names))
         for evaluator, metric in _coco_metrics(cfg, split):
             path = metric["ann_file"]
             if path.endswith(".json") and os.path.isfile(path):
-                _check_evaluated(evaluator, path, _read(evaluator, path, files), metric)
+                known = _read(evaluator, path, files)
+                _check_evaluated(evaluator, path, known, metric, wanted)
+
+
+def _compare_orders(
+    path: str, names: Sequence[str], other_path: str, other_names: Sequence[str]
+) -> None:
+    both = {*names} & {*other_names}
+    order, other = ([n for n in found if n in both] for found in (names, other_names))
+    if order != other:
+        raise ClassError(
+            f"{path} and {other_path} list the categories in different orders ({_few(order)}, and "
+            f"{_few(other)}); mmdet numbers classes in a file's order, so that labels would be "
+            "exchanged. Write both in one order"
+        )
 
 
 def _check_dataset(
     loader: str, dataset: dict[str, Any], scope: str | None, files: dict[str, Any]
-) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Check one data set; of a file in COCO's format, give the path and its classes in order."""
+) -> tuple[str, tuple[str, ...], tuple[str, ...]] | None:
+    """Check one data set; of a file in COCO's format, give path, classes, and their order there."""
     kind = registered(DATASETS, dataset.get("type"), scope)
-    if kind is None or getattr(kind, "makes_its_data", False):
-        return
     loads = _defined_in(kind, "load_data_list")
-    classes = _classes(loader, dataset, kind)
-    path = os.path.join(dataset.get("data_root") or "", dataset.get("ann_file") or "")
-    if loads == _FOLDERS_LOADER and not dataset.get("ann_file"):
-        _check_folders(loader, _folder(dataset), dataset, classes)
-    elif not path.endswith(".json") or not os.path.isfile(path):
-        return
-    elif loads in _COCO_LOADERS:
-        yield path, _check_coco(loader, path, _read(loader, path, files), dataset, kind, classes)
-    elif loads == _OPENMMLAB_LOADER:
+    root, ann_file = dataset.get("data_root") or "", dataset.get("ann_file") or ""
+    if getattr(kind, "makes_its_data", False) or not isinstance(root, str):
+        return None
+    if loads == _FOLDERS_LOADER and not ann_file and not dataset.get("split"):
+        _check_folders(loader, _folder(dataset), dataset, _classes(loader, dataset, kind))
+    if not isinstance(ann_file, str) or not ann_file.endswith(".json"):
+        return None
+    path = os.path.join(root, ann_file)
+    if not os.path.isfile(path):
+        return None
+    if loads == _OPENMMLAB_LOADER:
         _check_openmmlab(loader, path, _read(loader, path, files))
+    if loads not in _COCO_LOADERS:
+        return None
+    classes = _classes(loader, dataset, kind)
+    known = _read(loader, path, files)
+    return path, classes, _check_coco(loader, path, known, dataset, kind, classes)
 
 
 def _defined_in(kind: Any, method: str) -> str | None:
@@ -96,22 +119,27 @@ def _defined_in(kind: Any, method: str) -> str | None:
     return None
 
 
-def _classes(loader: str, dataset: dict[str, Any], kind: Any) -> Sequence[str]:
+def _classes(loader: str, dataset: dict[str, Any], kind: Any) -> tuple[str, ...]:
     """As mmengine's ``BaseDataset`` finds them: the config's, in text or in a file, or the type's.
 
     Raises:
         ClassError: they are one text, and no file.
     """
-    # mmpretrain's data sets take them as an argument of their own, too.
-    classes = (dataset.get("metainfo") or {}).get("classes", dataset.get("classes"))
-    if isinstance(classes, str):
-        if not os.path.isfile(classes):
+    metainfo = dataset.get("metainfo")
+    for key, part in (("metainfo.classes", metainfo), ("classes", dataset)):
+        # mmpretrain's data sets take them as an argument of their own, too.
+        if not isinstance(part, dict) or (classes := part.get("classes")) is None:
+            continue
+        if not isinstance(classes, str):
+            return tuple(classes)
+        path = os.path.expanduser(classes)
+        if "://" not in path and not os.path.isfile(path):
             raise ClassError(
-                f"{loader}.dataset.metainfo.classes: {classes!r} is text, and no file of that name "
-                f"lists the classes; one class is written ({classes!r},), with a comma"
+                f"{loader}.dataset.{key}: {classes!r} is text, and no file of that name lists the "
+                f"classes; one class is written ({classes!r},), with a comma"
             )
-        return list_from_file(classes)
-    return classes or getattr(kind, "METAINFO", {}).get("classes") or ()
+        return tuple(list_from_file(path))
+    return tuple(getattr(kind, "METAINFO", {}).get("classes") or ())
 
 
 def _read(name: str, path: str, files: dict[str, Any]) -> Any:
@@ -162,17 +190,23 @@ def _check_coco(
     if not images:
         raise ClassError(f"{where} lists no image")
     _need(where, "category", known["categories"], dict(id=None, name=None))
-    found = [category["name"] for category in known["categories"]]
-    names = tuple(name for name in found if name in classes)
+    categories = known["categories"]
+    if _defined_in(kind, "load_data_list") == _SORTED_LOADER:
+        categories = sorted(categories, key=lambda category: category["id"])
+    found = [category["name"] for category in categories]
+    names = tuple(name for name in found if name in classes or not classes)
     if classes and not names:
         raise ClassError(
             f"{where} has none of the data set's classes {_few(classes)}; its categories are "
             f"{_few(found)}. Give dataset.metainfo=dict(classes=(...)) and the heads' num_classes"
         )
-    if absent := [name for name in classes if name not in found]:
+    # One that is missing at the end exchanges no labels.
+    if classes and {*names} != {*classes[: len({*names})]}:
+        absent = [name for name in classes if name not in found]
         raise ClassError(
-            f"{where} has no category {', '.join(absent)}, which is among the data set's classes; "
-            f"its categories are {_few(found)}"
+            f"{where} has no category {_few(absent)}, which is among the data set's classes; its "
+            f"categories are {_few(found)}. mmdet would give its number to the next class: add it "
+            "to the file's categories, or correct the name"
         )
     if twice := [name for name in sorted(set(names)) if names.count(name) > 1]:
         raise ClassError(
@@ -183,7 +217,7 @@ def _check_coco(
         raise ClassError(
             f"{where} annotates no image, and images without objects are left out (filter_cfg)"
         )
-    if names != tuple(classes):
+    if list(names) != [name for name in classes or names if name in names]:
         print_log(
             f"{where} lists its categories as {_few(names)}, and dataset.metainfo.classes as "
             f"{_few(classes)}: mmdet numbers classes in the file's order, so that pictures will "
@@ -191,22 +225,31 @@ def _check_coco(
             "current",
             logging.WARNING,
         )
-    _need(where, "image", images, dict(id=None, file_name=None, height=_NUMBER, width=_NUMBER))
+    _need(where, "image", images, dict(id=None))
     _need_unique(where, "image", images)
     _need(where, "annotation", annotations, dict(id=None, image_id=None, category_id=None))
-    _need_unique(where, "annotation", annotations)
+    if getattr(kind, "ANN_ID_UNIQUE", True):
+        listed = {image["id"] for image in images}
+        _need_unique(where, "annotation", [a for a in annotations if a["image_id"] in listed])
     if _defined_in(kind, "parse_data_info") == _COCO_PARSER:
+        _need(where, "image", images, dict(file_name=None, height=_NUMBER, width=_NUMBER))
         kept = {c["id"] for c in known["categories"] if c["name"] in names}
-        _check_parsed(where, annotations, kept, _wants_masks(dataset))
+        sizes = {image["id"]: (image["width"], image["height"]) for image in images}
+        _check_parsed(where, annotations, sizes, kept, _wants_masks(dataset))
     return names
 
 
 def _check_parsed(
-    where: str, annotations: Iterable[dict[str, Any]], kept: set[Any], masks: bool
+    where: str,
+    annotations: Iterable[dict[str, Any]],
+    sizes: dict[Any, tuple[float, float]],
+    kept: set[Any],
+    masks: bool,
 ) -> None:
     """What mmdet reads of each annotation when it parses the file, and its masks when it trains."""
-    read = [a for a in annotations if not a.get("ignore")]
+    read = [a for a in annotations if a["image_id"] in sizes and not a.get("ignore")]
     _need_boxes(where, read)
+    read = [a for a in read if _touches(a["bbox"], *sizes[a["image_id"]])]
     _need(where, "annotation", read, dict(area=_NUMBER), _AREA)
     if masks:
         shown = [
@@ -217,8 +260,15 @@ def _check_parsed(
         _need_masks(where, shown, "the pipeline loads masks (with_mask=True)")
 
 
-def _check_evaluated(where: str, path: str, known: Any, metric: dict[str, Any]) -> None:
-    """What COCO's evaluation reads of each annotation."""
+def _touches(box: Sequence[float], width: float, height: float) -> bool:
+    x, y, w, h = box
+    return min(x + w, width) > max(x, 0) and min(y + h, height) > max(y, 0)
+
+
+def _check_evaluated(
+    where: str, path: str, known: Any, metric: dict[str, Any], classes: set[str] | None
+) -> None:
+    """What COCO's evaluation reads of each annotation of the classes; of all if ``None``."""
     where = f"{where}: {path}"
     annotations = _dict(known).get("annotations")
     if not isinstance(annotations, list):
@@ -226,14 +276,12 @@ def _check_evaluated(where: str, path: str, known: Any, metric: dict[str, Any]) 
             f"{where} has no annotations to evaluate against; give another ann_file, or "
             "format_only=True and outfile_prefix to write predictions only"
         )
-    _need(where, "annotation", annotations, dict(image_id=None, category_id=None))
-    _need(
-        where,
-        "annotation",
-        annotations,
-        dict(id=_NUMBER),
-        "COCO's evaluation stores ids as numbers: number the annotations from 1",
-    )
+    _need(where, "annotation", annotations, dict(id=None, image_id=None, category_id=None))
+    kinds = metric.get("metric", "bbox")
+    kinds = {kinds} if isinstance(kinds, str) else {*kinds}
+    if classes is not None and not kinds & {"proposal", "proposal_fast"}:
+        kept = {c.get("id") for c in known.get("categories") or () if c.get("name") in classes}
+        annotations = [a for a in annotations if a["category_id"] in kept]
     _need(
         where,
         "annotation",
@@ -241,11 +289,20 @@ def _check_evaluated(where: str, path: str, known: Any, metric: dict[str, Any]) 
         dict(iscrowd=_NUMBER),
         f'an object that is no crowd has "iscrowd": 0: add that to each of them ({_HELP})',
     )
-    _need(where, "annotation", annotations, dict(area=_NUMBER), _AREA)
     _need_boxes(where, annotations)
-    kinds = metric.get("metric", "bbox")
-    if "segm" in ([kinds] if isinstance(kinds, str) else kinds):
-        _need_masks(where, annotations, "metric='segm' compares masks")
+    if kinds == {"proposal_fast"}:
+        return
+    _refuse(
+        where,
+        "annotation",
+        annotations,
+        lambda a: not _reads_as_number(a["id"]),
+        lambda a: f"has id={_short(a['id'])}, which is no number",
+        f"COCO's evaluation stores ids as numbers: number the annotations from 1 ({_HELP})",
+    )
+    _need(where, "annotation", annotations, dict(area=_NUMBER), _AREA)
+    if "segm" in kinds:
+        _need_masks(where, annotations, "metric='segm' compares masks", coded=True)
     if any(a["id"] == 0 for a in annotations):
         print_log(
             f"{where}: the annotation with id 0 counts as missed however well it is found: "
@@ -253,6 +310,14 @@ def _check_evaluated(where: str, path: str, known: Any, metric: dict[str, Any]) 
             "current",
             logging.WARNING,
         )
+
+
+def _reads_as_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 _AREA = f"it is the area of the mask, or of the box where there is none: add it ({_HELP})"
@@ -308,14 +373,15 @@ def _refuse(
 
 
 def _need_unique(where: str, what: str, entries: Iterable[dict[str, Any]]) -> None:
-    seen: set[Any] = set()
+    seen: dict[Any, dict[str, Any]] = {}
     for entry in entries:
-        if entry["id"] in seen:
+        if seen.setdefault(entry["id"], entry) != entry or (
+            what == "annotation" and seen[entry["id"]] is not entry
+        ):
             raise ClassError(
                 f"{where}: two {what}s have the id {entry['id']}; give each its own, as files that "
                 "were joined do not"
             )
-        seen.add(entry["id"])
 
 
 def _need_boxes(where: str, annotations: Sequence[dict[str, Any]]) -> None:
@@ -329,7 +395,10 @@ def _need_boxes(where: str, annotations: Sequence[dict[str, Any]]) -> None:
     )
 
 
-def _need_masks(where: str, annotations: Sequence[dict[str, Any]], reason: str) -> None:
+def _need_masks(
+    where: str, annotations: Sequence[dict[str, Any]], reason: str, coded: bool = False
+) -> None:
+    """Refuse annotations without masks; with ``coded``, also run-length codes that lack a part."""
     _refuse(
         where,
         "annotation",
@@ -350,15 +419,16 @@ def _need_masks(where: str, annotations: Sequence[dict[str, Any]], reason: str) 
         where,
         "annotation",
         annotations,
-        lambda a: not _is_mask(a["segmentation"]),
+        lambda a: not _is_mask(a["segmentation"], coded),
         lambda a: f"has segmentation={_short(a['segmentation'])}",
         "a mask is a list of polygons [x1, y1, ...], or a run-length code with size and counts",
     )
 
 
-def _is_mask(mask: Any) -> bool:
+def _is_mask(mask: Any, coded: bool) -> bool:
     if isinstance(mask, dict):
-        return {"size", "counts"} <= set(mask)
+        # mmdet ignores an object whose code lacks a part.
+        return not coded or {"size", "counts"} <= set(mask)
     return isinstance(mask, list) and all(isinstance(polygon, list) for polygon in mask)
 
 
@@ -395,11 +465,11 @@ def _check_folders(loader: str, path: str, dataset: dict[str, Any], classes: Seq
     if classes and len(classes) != len(found):
         raise ClassError(
             f"{loader}: {path} has {len(found)} folders ({_few(found)}), and the data set "
-            f"{len(classes)} classes ({_few(classes)}): one folder per class. Give "
-            "dataset.type='CustomDataset', whose classes are the folders, and the head's "
-            "num_classes"
+            f"{len(classes)} classes ({_few(classes)}): one folder per class. Correct the folders, "
+            "or give dataset.type='CustomDataset' without classes, whose classes are then the "
+            "folders, and the head's num_classes"
         )
-    if not any(files for _, _, files in os.walk(path)):
+    if not any(files for _, _, files in os.walk(path, followlinks=True)):
         raise ClassError(f"{loader}: {path} has no image in its folders")
 
 

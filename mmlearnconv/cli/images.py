@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,10 +65,11 @@ def _key(file: Path, names: Collection[tuple[str, ...]]) -> tuple[str, ...]:
 
 def distinct(names: Iterable[str]) -> Iterator[str]:
     """The names, those that came before with a number behind them."""
-    seen: dict[str, int] = {}
+    used: set[str] = set()
     for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        yield name if seen[name] == 1 else f"{name}_{seen[name]}"
+        numbered = (f"{name}_{number}" for number in count(2))
+        used.add(own := name if name not in used else next(n for n in numbered if n not in used))
+        yield own
 
 
 def _loads(load: Callable[[Path], Any], file: Path) -> bool:

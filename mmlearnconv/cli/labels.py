@@ -79,7 +79,8 @@ def _check_label(model: nn.Module, sample: Any) -> None:
     # AlexNet's head has none.
     holders = getattr(model, "head", None), getattr(model, "data_preprocessor", None)
     classes = next((n for h in holders if (n := getattr(h, "num_classes", None))), None)
-    wrong = [n for n in sample.gt_label.tolist() if classes is not None and not 0 <= n < classes]
+    labels = getattr(sample.gt_label, "label", sample.gt_label)  # Of re-identification, in it.
+    wrong = [n for n in labels.flatten().tolist() if classes is not None and not 0 <= n < classes]
     if wrong:
         raise ClassError(
             f"image {sample.get('img_path')}: label {wrong[0]} is not one of the {classes} classes "

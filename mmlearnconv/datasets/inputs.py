@@ -20,6 +20,8 @@ from .loading import is_undecodable
 # Of images in RGB, for a model without a config: ImageNet's.
 _MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 # Steps that change the size of an image; where a tool gives it another size, they have no place.
+# Steps that load what an image alone does not have, by parts of their names.
+_LOADS_TRUTH = "Annotation", "Proposals"
 _SIZES = ("Resize", "Pad", "Crop", "RandomFlip")
 
 
@@ -78,10 +80,22 @@ class InputPipeline:
     def __init__(self, cfg: Config | None, model: nn.Module | None = None) -> None:
         self.cfg = cfg
         scope = None if cfg is None else cfg.get("default_scope")
-        steps = list(_steps_of(cfg)) or [dict(type="LoadImageFromFile")]
-        self._names = [getattr(step["type"], "__name__", step["type"]) for step in steps]
+        steps = [
+            (getattr(step["type"], "__name__", step["type"]), step)
+            for step in _steps_of(cfg) or [dict(type="LoadImageFromFile")]
+        ]
+        loads = [
+            name.startswith("Load") and any(t in name for t in _LOADS_TRUTH) for name, _ in steps
+        ]
+        steps = [step for step, left_out in zip(steps, loads, strict=True) if not left_out]
+        self._names = [name for name, _ in steps]
+        if several := [name for name in self._names if name.endswith("Broadcaster")]:
+            raise UserValueError(
+                f"the config's test pipeline has {several[0]}: videos, and images with proposals, "
+                "are not read here"
+            )
         with TRANSFORMS.switch_scope_and_registry(scope) as registry:
-            self._steps = [registry.build(copy.deepcopy(step)) for step in steps]
+            self._steps = [registry.build(copy.deepcopy(step)) for _, step in steps]
         # How many steps load the image; where a file was loaded, as many as it took.
         self._loading = 1
         # mmcv reads blue first; a user's own loader as the preprocessor says.
@@ -152,8 +166,6 @@ class InputPipeline:
     def _later_steps(self, of_any_size: bool = True) -> Iterator[Callable[[Any], Any]]:
         """The steps behind those that load the image."""
         for name, step in list(zip(self._names, self._steps, strict=True))[self._loading :]:
-            if "Annotation" in name or name.startswith("LoadProposals"):
-                continue
             if of_any_size or not any(part in name for part in _SIZES):
                 yield step
 

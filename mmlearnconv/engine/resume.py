@@ -67,7 +67,7 @@ def _changed_names(saved: Sequence[Sequence[str]], now: Sequence[Sequence[str]])
         {name: (i, j) for i, group in enumerate(groups) for j, name in enumerate(group)}
         for groups in (saved, now)
     ]
-    moved = [name for name, place in places[0].items() if places[1][name] != place]
+    moved = [name for name, place in places[0].items() if places[1][name] != place] or ["one"]
     return (
         f"the optimizer's groups had {[len(group) for group in saved]} parameters and have "
         f"{[len(group) for group in now]}; {_few(moved)} is at another place (the constructor and "

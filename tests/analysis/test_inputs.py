@@ -41,6 +41,19 @@ class Patches(nn.Module):
         return self.product(nn.functional.unfold(x, 4, stride=4).mT)
 
 
+class Normalised(nn.Module):
+    """A norm, which takes the image, before the first layer, and a layer that takes no image."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.places = nn.Linear(2, 4)
+        self.norm = nn.BatchNorm2d(channels)
+        self.conv = nn.Conv2d(channels, 8, 3)
+
+    def forward(self, x):
+        return self.conv(self.norm(x)) + self.places(torch.zeros(1, 2)).sum()
+
+
 def built_in_another_order(channels):
     """Modules are registered in another order than they run in."""
     network = nn.Sequential()
@@ -57,6 +70,7 @@ KINDS = (
     Trade,
     Coordinates,
     Patches,
+    Normalised,
     built_in_another_order,
 )
 

@@ -4,9 +4,11 @@ import copy
 import json
 import re
 
+import numpy as np
 import pytest
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config
+from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS
 
 from mmlearnconv.cli import check_annotations, check_data
@@ -73,7 +75,7 @@ FAULTS = {
     "no image_id": (without("image_id"), "annotation 1 has no 'image_id'; add or correct"),
     "no category_id": (without("category_id"), "annotation 1 has no 'category_id'"),
     "no id": (without("id"), "annotation 0 has no 'id'"),
-    "id of text": (put(id="a1"), "annotation a1 has id='a1', which is no number; .* from 1"),
+    "id of text": (put(id="a1"), "annotation a1.* has id='a1', which is no number; .* from 1"),
     "id twice": (put(id=2), "two annotations have the id 2"),
     "no mask": (without("segmentation"), "annotation 1 has no segmentation; .*without a mask head"),
     "empty mask": (put(segmentation=[]), "annotation 1 has no segmentation"),
@@ -82,7 +84,7 @@ FAULTS = {
     "no height": (lambda known: known["images"][0].pop("height"), "image 1 has no 'height'"),
     "width of text": (put_image(width="64"), "image 1 has width='64', which is no number"),
     "image twice": (
-        lambda known: known["images"].append(known["images"][0]),
+        lambda known: known["images"].append(known["images"][0] | dict(file_name="b.jpg")),
         "two images have the id 1",
     ),
     "no category name": (lambda known: known["categories"][0].pop("name"), "category 1 has no 'n"),
@@ -132,6 +134,19 @@ def change(known, edit):
     return known
 
 
+def mutilate(known):
+    for key in ("iscrowd", "segmentation"):
+        del known["annotations"][0][key]
+
+
+@DATASETS.register_module()
+class OwnList(BaseDataset):
+    """A user's, that loads in its own way."""
+
+    def load_data_list(self):
+        return []
+
+
 def openmmlab(tmp_path):
     return dict(metainfo=dict(classes=CLASSES), data_list=[])
 
@@ -150,6 +165,28 @@ READ = {
     ),
     "images without objects": dict(known=coco(), filter_cfg=dict(filter_empty_gt=False)),
     "more categories": dict(known=coco({}, names=(*CLASSES, "tree"))),
+    "a last class missing": dict(
+        known=coco({}, names=CLASSES), metainfo=dict(classes=(*CLASSES, "cow"))
+    ),
+    "an array of classes": dict(known=coco({}), metainfo=dict(classes=np.array(CLASSES))),
+    "no classes, which are all": dict(
+        known=coco({}, names=("a", "b", "c")), metainfo=dict(classes=()), evaluator=False
+    ),
+    "an image twice": dict(
+        known=change(coco({}), lambda known: known["images"].append(dict(known["images"][0])))
+    ),
+    "beside the image": dict(
+        known=coco({}, dict(bbox=[200, 200, 9, 9], area=None, segmentation=[])), evaluator=False
+    ),
+    "a number as text": dict(known=change(coco({}), put(id="1"))),
+    "unused in evaluation": dict(
+        known=change(coco(dict(category_id=3), {}, names=(*CLASSES, "tree")), lambda k: mutilate(k))
+    ),
+    "half a code in training": dict(
+        known=coco(dict(segmentation=dict(size=[48, 64]))), evaluator=False
+    ),
+    "no path of ours": dict(known=coco({}), type="OwnList", ann_file=["a.json"], evaluator=False),
+    "text of its own": dict(known={}, type="OwnList", metainfo="all", evaluator=False),
     "OpenMMLab's": dict(
         known=dict(metainfo=dict(classes=CLASSES), data_list=[]),
         type="BaseDetDataset",
@@ -171,8 +208,43 @@ class OwnCoco(CocoDataset):
         return raw_data_info
 
 
+def test_what_only_the_evaluation_of_proposals_needs(tmp_path):
+    known = change(coco({}), without("area"))
+    known["annotations"][0]["id"] = "x"
+    cfg = config(tmp_path, known)
+    cfg.val_evaluator.metric = "proposal_fast"
+    cfg.pop("val_dataloader")
+    check_annotations(cfg, "val")
+    cfg.val_evaluator.metric = "proposal"
+    with pytest.raises(ClassError, match="has id='x'"):
+        check_annotations(cfg, "val")
+
+
+def test_classes_that_are_numbered_by_ids(tmp_path):
+    """Objects365's files list them in different orders, and mmdet sorts them."""
+    kind = dict(type="Objects365V1Dataset", evaluator=False)
+    cfg = config(tmp_path, coco({}), **kind)
+    other = coco({})
+    other["categories"].reverse()
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    cfg.val_dataloader.dataset.ann_file = "other.json"
+    check_annotations(cfg, "train", "val")
+
+
+@DATASETS.register_module()
+class Repeating(CocoDataset):
+    """A user's, whose annotations share ids."""
+
+    ANN_ID_UNIQUE = False
+
+
+def test_ids_that_need_not_be_unique(tmp_path):
+    check_annotations(config(tmp_path, change(coco({}, {}), put(id=2)), type="Repeating"), "train")
+
+
 def test_a_data_set_s_own_parser_is_not_judged(tmp_path):
     known = change(coco({}), without("area"))
+    del known["images"][0]["height"]
     check_annotations(config(tmp_path, known, type="OwnCoco", evaluator=False), "train")
 
 
@@ -261,3 +333,43 @@ def test_the_program_of_the_docs_mends_a_file(tmp_path, monkeypatch):
     assert areas[1:] == [1200, 7.5]
     assert json.loads((folder / "train.json").read_text()) == known
     check_annotations(config(tmp_path, mended, masks=False), "train", "val")
+
+
+def folders(root, **dataset):
+    dataset = dict(type="mmpretrain.CustomDataset", data_root=str(root)) | dataset
+    return Config(dict(default_scope=None, train_dataloader=dict(dataset=dataset)))
+
+
+class Folders(BaseDataset):
+    """Stands for mmpretrain's ``CustomDataset``, which needs torchvision."""
+
+    def load_data_list(self):
+        return []
+
+
+@pytest.fixture
+def as_mmpretrain_s(monkeypatch):
+    monkeypatch.setattr("mmlearnconv.cli.annotations._FOLDERS_LOADER", "tests.Folders")
+
+
+def test_folders_of_classes(as_mmpretrain_s, tmp_path):
+    kind = dict(type=Folders, metainfo=dict(classes=CLASSES))
+    for name in CLASSES:
+        (tmp_path / "train" / name).mkdir(parents=True)
+    with pytest.raises(ClassError, match="train has no image in its folders"):
+        check_annotations(folders(tmp_path, data_prefix="train", **kind), "train")
+    (tmp_path / "train" / "cat" / "a.jpg").write_text("x")
+    check_annotations(folders(tmp_path, data_prefix="train", **kind), "train")
+    # Links, as to a disk with more room.
+    (tmp_path / "links").mkdir()
+    for name in CLASSES:
+        (tmp_path / "links" / name).symlink_to(tmp_path / "train" / name)
+    check_annotations(folders(tmp_path, data_prefix="links", **kind), "train")
+    (tmp_path / "train" / "cow").mkdir()
+    with pytest.raises(
+        ClassError, match=r"3 folders \(cat, cow, dog\), and .* 2 classes .*Correct"
+    ):
+        check_annotations(folders(tmp_path, data_prefix=dict(img_path="train"), **kind), "train")
+    # ImageNet finds its list of files by the split's name, and unlabelled data have no folders.
+    for other in (dict(split="train"), dict(with_label=False), dict(ann_file="list.txt")):
+        check_annotations(folders(tmp_path, data_prefix="train", **kind, **other), "train")

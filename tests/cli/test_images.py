@@ -66,3 +66,4 @@ def test_annotations_of_another_folder_are_found_by_name(tmp_path):
 
 def test_names_are_told_apart():
     assert list(distinct(["a", "b", "a", "a"])) == ["a", "b", "a_2", "a_3"]
+    assert list(distinct(["a", "a", "a_2"])) == ["a", "a_2", "a_2_2"]

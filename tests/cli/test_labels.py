@@ -3,7 +3,7 @@
 import pytest
 import torch
 from mmdet.structures import DetDataSample
-from mmengine.structures import InstanceData, PixelData
+from mmengine.structures import InstanceData, LabelData, PixelData
 from mmseg.structures import SegDataSample
 from torch import nn
 
@@ -75,6 +75,14 @@ def test_a_label_that_is_no_class(name):
         check(model, sample(0, largest + 1))
     with pytest.raises(ClassError):
         check(model, sample(0, -1))
+
+
+def test_identities_are_labels():
+    """mmdet packs those of re-identification in a structure of their own."""
+    sample = DetDataSample(gt_label=LabelData(label=torch.tensor([5])))
+    check(Model(head=Head(6)), sample)
+    with pytest.raises(ClassError, match="label 5 is not one of the 5 classes"):
+        check(Model(head=Head(5)), sample)
 
 
 def test_what_is_ignored_is_no_fault():

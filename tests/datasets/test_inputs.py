@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from mmlearnconv.datasets import InputPipeline
 from mmlearnconv.datasets.loading import NamedLoadImageFromFile
+from mmlearnconv.errors import UserValueError
 
 SIZE = 64, 96  # multiples of 32, so that nothing is padded
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
@@ -219,6 +220,18 @@ def test_an_image_of_another_size_is_resized(tmp_path):
     found = pipeline.tensor(pipeline.load(path), (32, 64))
     expected = cv2.resize(cv2.imread(str(path)), (64, 32), interpolation=cv2.INTER_CUBIC)
     assert np.array_equal(found.permute(1, 2, 0).numpy(), expected)
+
+
+def test_steps_that_need_more_than_an_image(tmp_path):
+    """Ground truth is left out before it could need a package; videos are refused by name."""
+    panoptic = dict(type="LoadPanopticAnnotations", backend_args=None)
+    steps = [DETECTOR[0], panoptic, dict(type="LoadProposals"), DETECTOR[-1]]
+    path = written(np.zeros((8, 8, 3), np.uint8), tmp_path)
+    pipeline = InputPipeline(Config(dict(default_scope="mmdet", test_pipeline=steps)))
+    assert pipeline.batch(pipeline.load(path))["inputs"][0].shape == (3, 8, 8)
+    steps = [dict(type="TransformBroadcaster", transforms=DETECTOR[:1]), DETECTOR[-1]]
+    with pytest.raises(UserValueError, match="TransformBroadcaster: videos, and images with"):
+        InputPipeline(Config(dict(default_scope="mmdet", test_pipeline=steps)))
 
 
 def test_what_is_no_image_is_named(tmp_path):

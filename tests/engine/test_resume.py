@@ -63,6 +63,14 @@ def test_groups_of_equal_sizes_are_told_apart():
         resume(second, first.checkpoint())
 
 
+def test_a_parameter_in_two_groups():
+    first, second = (Runner(network(), STOCK) for _ in range(2))
+    groups = first.optim_wrapper.optimizer.param_groups
+    groups.append(dict(groups[0], params=groups[0]["params"][:1]))
+    with pytest.raises(CheckpointError, match=r"had \[7, 1\] parameters and have \[7\]"):
+        resume(second, first.checkpoint())
+
+
 @pytest.mark.parametrize("named", [True, False])
 def test_another_layer_is_named(named):
     plain = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3))
