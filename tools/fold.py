@@ -59,12 +59,12 @@ def load(args: argparse.Namespace) -> tuple[nn.Module, Config, dict[str, Any]]:
     if args.image is not None and not Path(args.image).is_file():
         raise FileNotFoundError(f"{args.image} does not exist")
     trust = args.trust_checkpoint
-    checkpoint = engine.load_checkpoint(args.checkpoint, trust=trust)
     model, cfg = cli.build_model(args.config, args.checkpoint, args.cfg_options, trust)
     if cfg is None:
         raise UserValueError(f"{args.config}: must be a config")
+    meta = engine.load_checkpoint(args.checkpoint, trust=trust).get("meta", {})
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return revert_sync_batchnorm(model).to(device), cfg, checkpoint.get("meta", {})
+    return revert_sync_batchnorm(model).to(device), cfg, meta
 
 
 def parts(model: nn.Module) -> Iterable[tuple[str, nn.Module]]:

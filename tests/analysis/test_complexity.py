@@ -130,8 +130,8 @@ def test_what_needs_data_is_run():
 
 
 def test_what_does_not_run_is_named():
-    with pytest.raises(ValueError, match=r"Sequential cannot be counted at \(4, 4\): .*3 channels"):
-        count_complexity(nn.Sequential(nn.Conv2d(5, 2, 1)), (4, 4))
+    with pytest.raises(ValueError, match=r"Sequential cannot be counted at \(4, 4\): .*2 channels"):
+        count_complexity(nn.Sequential(nn.Conv2d(3, 2, 1), nn.Conv2d(5, 2, 1)), (4, 4))
 
 
 def test_wrong_size_is_named():
