@@ -159,9 +159,17 @@ def test_tools_that_need_no_weights_read_none(arguments, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["model.backbone.conv_cfg.type=DKE"], r"positions was \(.*\) and is|is new"),
         (["optim_wrapper.constructor=DefaultOptimWrapperConstructor"], "at another place"),
-        (["model.backbone.conv_cfg.kernel_count=3"], r"weight was \(.*\) and is \(.*3\)"),
+        pytest.param(
+            ["model.backbone.conv_cfg.type=DKE"],
+            r"positions was \(.*\) and is|is new",
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            ["model.backbone.conv_cfg.kernel_count=3"],
+            r"weight was \(.*\) and is \(.*3\)",
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_a_run_that_was_changed_does_not_resume(

@@ -318,7 +318,7 @@ model = dict(auxiliary_head=[
 """
 
 
-@pytest.mark.parametrize("heads", [CASCADE, POINTS, AUXILIARY])
+@pytest.mark.parametrize("heads", mostly_long([CASCADE, POINTS, AUXILIARY], CASCADE))
 def test_several_heads_and_a_label_that_is_no_class(heads, shapes, stops, tmp_path):
     """OCRNet's and PointRend's heads in turn, and auxiliary ones in a list, as ICNet's."""
     root = tmp_path / "data"

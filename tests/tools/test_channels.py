@@ -45,7 +45,7 @@ CASES = {
 }
 
 
-@pytest.fixture(params=mostly_long(CASES, "gray", "twelve"))
+@pytest.fixture(params=mostly_long(CASES, "twelve"))
 def model(request, tmp_path):
     """Config, weights and an image."""
     channels, dtype, loader, suffix = CASES[request.param]
