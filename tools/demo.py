@@ -23,7 +23,7 @@ from mmengine.config import Config
 from mmengine.utils import ProgressBar
 
 from mmlearnconv import cli
-from mmlearnconv.datasets import InputPipeline, LoadedImage
+from mmlearnconv.datasets import InputPipeline, LoadedImage, unwrap_dataset
 from mmlearnconv.engine import atomic_write, enforce_weights_only, load_checkpoint, load_whole
 from mmlearnconv.errors import UserError, UserValueError
 
@@ -59,9 +59,7 @@ class Model:
             )
         self.pipeline = InputPipeline(cfg)
         # The inferencers know mmcv's loader alone; theirs is not used.
-        dataset = cfg.test_dataloader.dataset
-        while "pipeline" not in dataset and (dataset.get("dataset") or dataset.get("datasets")):
-            dataset = dataset.get("dataset") or dataset.datasets[0]
+        dataset = unwrap_dataset(cfg.test_dataloader.dataset)
         cfg.test_dataloader.dataset = dataset
         dataset.pipeline = [dict(type="LoadImageFromFile")]
         options: dict[str, Any] = dict(weights=checkpoint, device=device, show_progress=False)

@@ -1,6 +1,6 @@
 """The embedded data set, and reading images."""
 
-from .inputs import InputPipeline, LoadedImage
+from .inputs import InputPipeline, LoadedImage, unwrap_dataset
 from .loading import ImageError, name_unreadable_images
 from .shapes import (
     ShapesClsDataset,
@@ -24,4 +24,5 @@ __all__ = [
     "make_shapes",
     "name_unreadable_images",
     "shapes_root",
+    "unwrap_dataset",
 ]

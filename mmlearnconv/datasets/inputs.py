@@ -187,11 +187,18 @@ class InputPipeline:
         return partial(function, **options)([results])
 
 
+def unwrap_dataset(dataset: dict[str, Any]) -> dict[str, Any]:
+    """The config of a data set within its wrappers, which has the pipeline; of several, one."""
+    while "pipeline" not in dataset and (dataset.get("dataset") or dataset.get("datasets")):
+        dataset = dataset.get("dataset") or dataset["datasets"][0]
+    return dataset
+
+
 def _steps_of(cfg: Config | None) -> list[dict[str, Any]]:
     for loader in ("test_dataloader", "val_dataloader"):
-        dataset = ({} if cfg is None else cfg.get(loader) or {}).get("dataset") or {}
-        while "pipeline" not in dataset and (dataset.get("dataset") or dataset.get("datasets")):
-            dataset = dataset.get("dataset") or dataset["datasets"][0]
+        dataset = unwrap_dataset(
+            ({} if cfg is None else cfg.get(loader) or {}).get("dataset") or {}
+        )
         if dataset.get("pipeline"):
             return dataset["pipeline"]
     return [] if cfg is None else cfg.get("test_pipeline") or []
