@@ -63,9 +63,12 @@ def conv3d_by_slices(
             first = number * dilation[0]
             layer = padded[:, :, first : first + (depth - 1) * stride[0] + 1 : stride[0]]
             maps = layer.transpose(1, 2).flatten(0, 1)
+            if torch.compiler.is_dynamo_compiling():
+                # Inductor 2.13 cannot lay out a convolution's input that is a view of unknown size.
+                maps = maps * 1.0
             geometry = stride[1:], padding[1:], dilation[1:]
             output = output + conv2d(maps, weight[:, :, number], None, *geometry, groups)
-        output = output.unflatten(0, (len(input), depth)).transpose(1, 2)
+        output = output.unflatten(0, (input.shape[0], depth)).transpose(1, 2)
         if bias is not None:
             output = output + bias.to(output.dtype)[:, None, None, None]
     last = not given.is_contiguous() and given.is_contiguous(memory_format=torch.channels_last_3d)
