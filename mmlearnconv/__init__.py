@@ -1,23 +1,16 @@
-"""Convolutions that learn where to look, for detection and segmentation with OpenMMLab.
+"""Convolutions that learn where to look, for detection and segmentation.
 
-Importing the package registers everything: ``custom_imports = dict(imports=['mmlearnconv'])``.
+The operations, layers, swaps, folding and analysis need PyTorch alone. Where mmengine is installed,
+importing the package also registers everything with OpenMMLab:
+``custom_imports = dict(imports=['mmlearnconv'])``.
 """
 
 from importlib.util import find_spec
 
+from . import analysis, catalog, layers, ops, surgery
 from .version import __version__
 
-# ``mmlearnconv.ops`` needs torch alone.
 if find_spec("mmengine") is not None:
-    from . import (  # noqa: F401
-        analysis,
-        catalog,
-        datasets,
-        engine,
-        layers,
-        models,
-        surgery,
-        visualization,
-    )
+    from . import datasets, engine, models, registry  # noqa: F401
 
-__all__ = ["__version__"]
+__all__ = ["__version__", "analysis", "catalog", "layers", "ops", "surgery"]

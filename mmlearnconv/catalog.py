@@ -1,7 +1,6 @@
 """The catalogue of operators: one entry per type name of ``conv_cfg``.
 
-Tests, tools, benchmarks and the tables of the documentation read it. Importing it registers every
-type. A class's own name builds what the first type of that class builds.
+Tests, tools, benchmarks, the registry and the tables of the documentation read it.
 """
 
 import inspect
@@ -21,7 +20,6 @@ from .layers.dke import DKEConv2d
 from .layers.drconv import DRConv2d
 from .layers.involution import Involution2d
 from .layers.options import refuse_unknown
-from .registry import CONV_LAYERS
 
 
 @dataclass(frozen=True)
@@ -114,10 +112,11 @@ class Operator:
 
     def build(self, *args: Any, **options: Any) -> nn.Module:
         """What ``conv_cfg`` builds, from the arguments of ``nn.Conv2d`` and the layer's options."""
-        return _builder(self)(*args, **options)
+        return builder(self)(*args, **options)
 
 
-def _builder(operator: Operator) -> Callable[..., nn.Module]:
+def builder(operator: Operator) -> Callable[..., nn.Module]:
+    """The function or class behind :meth:`Operator.build`."""
     layer = operator.layer
     if not operator.fixed and not operator.pointwise_is_plain:
         return layer
@@ -346,16 +345,3 @@ def markdown_table(baselines: bool = False) -> str:
         ),
     ]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def _register() -> None:
-    named: set[str] = set()
-    for operator in CATALOG:
-        # A class's own name builds what the first type of this class does.
-        for name in (operator.name, operator.layer.__name__):
-            if name not in named:
-                named.add(name)
-                CONV_LAYERS.register_module(name, module=_builder(operator))
-
-
-_register()

@@ -31,14 +31,44 @@ print("mmdet" in sys.modules and sys.modules["mmdet"])
     assert result.stdout.endswith("None\n"), result.stderr
 
 
-def test_operations_need_torch_alone():
+OPENMMLAB = ["mmengine", "mmcv", "mmdet", "mmseg", "mmpretrain"]
+
+
+def test_layers_swaps_and_analysis_need_torch_alone():
     code = """
 import torch
-from mmlearnconv.ops import dcls_kernel
-print(dcls_kernel(torch.ones(1, 1, 1), torch.zeros(2, 1, 1, 1), (3, 3)).sum().item())
+from torch import nn
+from mmlearnconv.analysis import count_complexity
+from mmlearnconv.catalog import names
+from mmlearnconv.surgery import fold_convs, swap_convs
+for name in names():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    x = torch.randn(1, 3, 9, 9)
+    expected = model(x)
+    swap_convs(model, [dict(pattern="*", conv=dict(type=name))])
+    torch.testing.assert_close(model(x), expected, rtol=1e-2, atol=1e-2)
+    count_complexity(model, (9, 9))
+    if all(m.is_static for m in model if hasattr(m, "is_static")):
+        fold_convs(model)
+print("swapped and counted")
 """
-    result = run(["mmengine", "mmcv", "mmdet", "mmseg", "cv2"], code)
-    assert result.stdout == "1.0\n", result.stderr
+    result = run([*OPENMMLAB, "cv2", "matplotlib", "scipy", "sklearn"], code)
+    assert result.stdout == "swapped and counted\n", result.stderr
+
+
+def test_importing_the_package_draws_nothing():
+    """matplotlib and scikit-learn take seconds to load."""
+    code = """
+import sys
+for name in ("mmengine", "mmcv.cnn", "mmdet.models", "mmseg.models"):
+    __import__(name)
+before = {*sys.modules}
+import mmlearnconv
+loaded = {name.partition(".")[0] for name in {*sys.modules} - before}
+print(loaded & {"matplotlib", "sklearn"})
+"""
+    result = run([], code)
+    assert result.stdout == "set()\n", result.stderr
 
 
 @pytest.mark.parametrize(

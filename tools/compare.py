@@ -34,9 +34,9 @@ from mmlearnconv.analysis.cost import median_times, peak_memory
 from mmlearnconv.catalog import names, operator_of
 from mmlearnconv.engine import atomic_write
 from mmlearnconv.errors import UserError, UserValueError
-from mmlearnconv.layers import LearnableConv
-from mmlearnconv.layers.takeover import takeover_report
-from mmlearnconv.surgery import swap_convs, without_learnable
+from mmlearnconv.layers import LearnableConv, takeover_errors
+from mmlearnconv.models import without_learnable
+from mmlearnconv.surgery import swap_convs
 
 PLAIN = "plain"
 # Relative error of a kernel in float32 that counts as none.
@@ -141,12 +141,11 @@ def with_operator(
         if not any(isinstance(m, LearnableConv) for m in changed.modules()):
             kind = model.backbone.type
             raise UserValueError(f"conv_cfg replaces nothing in {kind}; use --where 'backbone.*'")
-    with takeover_report() as report:
-        try:
-            changed.load_state_dict(plain.state_dict(), strict=False)
-        except (RuntimeError, ValueError):
-            return changed, None
-        return changed, max(report.errors.values())
+    try:
+        changed.load_state_dict(plain.state_dict(), strict=False)
+    except (RuntimeError, ValueError):
+        return changed, None
+    return changed, max(takeover_errors(changed).values())
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, data: dict[str, Any]) -> None:

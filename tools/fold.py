@@ -29,7 +29,8 @@ from mmlearnconv.analysis import input_channels
 from mmlearnconv.datasets import InputPipeline, LoadedImage
 from mmlearnconv.errors import UserValueError
 from mmlearnconv.layers import LearnableConv
-from mmlearnconv.surgery import fold_convs, folded_config
+from mmlearnconv.models import folded_config
+from mmlearnconv.surgery import fold_convs
 from mmlearnconv.surgery.fold import TAPS
 
 LARGEST_DIFFERENCE = 1e-3

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Lint, types, the documentation's site, and tests, in an environment that is made if need be.
 #   bash tools/run_tests.sh              all but the slow tests, in 10 minutes on 2 cores
-#   bash tools/run_tests.sh --all        all tests but the long ones; operations and layers without the
-#                                        compiled operations too; sdist and wheel are built and installed
+#   bash tools/run_tests.sh --all        all tests but the long ones; sdist and wheel are built, and
+#                                        tested in an environment with PyTorch alone
 #   bash tools/run_tests.sh --long       only the long tests
 # Further arguments go to pytest.
 PART=quick
@@ -21,5 +21,4 @@ case "$PART" in
     long) tests -m long --durations 0 "$@"; exit ;;
 esac
 tests -m "not long" --durations 20 "$@"
-MMLEARNCONV_WITHOUT_OPS=1 tests -m "not slow and not long" tests/ops tests/layers "$@"
 PYTHON="$PYTHON" bash tools/test_packages.sh

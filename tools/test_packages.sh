@@ -30,6 +30,21 @@ ops.dcls_kernel(torch.ones(1, 1, 1), torch.zeros(2, 1, 1, 1), (3, 3))
 print("sdist and wheel: built, installed, compiled, running")
 PY
 
+# An environment with PyTorch alone: all above the wall that keeps OpenMMLab out. The operations and
+# layers run without the compiled operations there, which no other tests do; the rest runs with them.
+alone="$FOLDER/alone"
+"$PYTHON" -m venv "$alone"
+"$alone/bin/pip" install -q "torch==$("$PYTHON" -c 'import torch; print(torch.__version__.partition("+")[0])')" \
+    $(sed -n 's/ *#.*//; /^\(pytest\|pytest-xdist\|hypothesis\|dcls\|setuptools\|onnxscript\)==/Ip' "$ROOT/requirements.txt")
+"$alone/bin/pip" install -q --no-deps "$FOLDER"/dist/*.whl
+cp "$target"/mmlearnconv/ops/_ext*.so tree/mmlearnconv/ops/
+alone() {
+    (cd tree && PATH="$alone/bin:$PATH" "$alone/bin/python" -m pytest -q --numprocesses logical --maxprocesses 8 \
+        --no-loadscope-reorder --dist loadgroup -m "not slow and not long" "$@")
+}
+MMLEARNCONV_WITHOUT_OPS=1 alone tests/ops tests/layers
+alone tests/surgery tests/analysis tests/test_import.py
+
 # openmim needs pkg_resources, which setuptools 82 dropped.
 "$PYTHON" -m pip install -q --no-compile --no-deps --target "$FOLDER/mim" openmim==0.3.9 \
     model-index==0.1.11 ordered-set==4.1.0 pandas==2.3.3 tabulate==0.9.0 setuptools==80.9.0 \

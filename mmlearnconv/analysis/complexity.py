@@ -10,7 +10,6 @@ from math import prod
 from typing import Any
 
 import torch
-from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.flop_counter import FlopCounterMode
@@ -230,6 +229,8 @@ def _heads(roi_head: nn.Module, map: Tensor) -> None:
 
 
 def _samples(images: Tensor) -> list[Any]:
+    from mmengine.structures import BaseDataElement  # It is a model of mmengine's that wants them.
+
     size = tuple(images.shape[2:])
     return [
         BaseDataElement(

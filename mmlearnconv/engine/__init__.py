@@ -13,6 +13,7 @@ from .divergence import DivergenceError, DivergenceHook
 from .hooks import AlphaAnnealingHook, ReseedHook, TakeoverReportHook
 from .loss_hooks import OrthogonalityLossHook, RepulsiveLossHook
 from .optim import BFloat16OptimWrapper, LearnableConvOptimWrapperConstructor
+from .picture_hook import LearnableConvPictureHook
 from .pretrained import CheckedPretrainedInit, LoadReportHook, check_pretrained, load_whole
 from .resume import ResumeCheckHook
 from .stats_hook import LearnableConvStatsHook
@@ -25,6 +26,7 @@ __all__ = [
     "DivergenceError",
     "DivergenceHook",
     "LearnableConvOptimWrapperConstructor",
+    "LearnableConvPictureHook",
     "LearnableConvStatsHook",
     "LoadReportHook",
     "OrthogonalityLossHook",

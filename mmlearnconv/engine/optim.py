@@ -1,20 +1,17 @@
 """Constructor that applies the layers' ``optim_policy``; bfloat16 wrapper for any device."""
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
-from mmengine.logging import print_log
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
 from mmengine.utils import apply_to
 from torch import Tensor, nn
 
-from ..errors import UserValueError
-from ..layers import LearnableConv
+from ..layers import parameter_groups
 from .model import unwrap_model
 
 
@@ -54,12 +51,6 @@ class LearnableConvOptimWrapperConstructor:
         paramwise_cfg = dict(paramwise_cfg or {})
         base = paramwise_cfg.pop("base", "DefaultOptimWrapperConstructor")
         self.overrides = dict(paramwise_cfg.pop("optim_policy", None) or {})
-        for name, policy in self.overrides.items():
-            if not set(policy) <= {"lr_mult", "decay_mult"}:
-                raise UserValueError(
-                    f"paramwise_cfg.optim_policy: {name!r} has {sorted(policy)}; allowed are "
-                    "lr_mult and decay_mult"
-                )
         self.base = OPTIM_WRAPPER_CONSTRUCTORS.build(
             dict(
                 type=base,
@@ -71,53 +62,18 @@ class LearnableConvOptimWrapperConstructor:
     def __call__(self, model: nn.Module) -> OptimWrapper:
         optim_wrapper = self.base(model)
         optimizer = optim_wrapper.optimizer
-        policies = self._policies(model)
-        new_groups, moved = [], Counter()
-        for group in optimizer.param_groups:
-            own = {}
-            for parameter in [p for p in group["params"] if p in policies]:
-                name, policy = policies[parameter]
-                key = (name, *sorted(policy.items()))
-                if key not in own:
-                    own[key] = {k: v for k, v in group.items() if k != "param_names"}
-                    own[key]["lr"] = group["lr"] * policy.get("lr_mult", 1.0)
-                    own[key]["weight_decay"] = group["weight_decay"] * policy.get("decay_mult", 1)
-                    own[key]["params"] = []
-                _move(parameter, group, own[key])
-                moved[f"{name} ({', '.join(f'{k}={v:g}' for k, v in policy.items())})"] += 1
-            new_groups += own.values()
+        groups = parameter_groups(
+            model,
+            optimizer.param_groups,
+            lr=optimizer.defaults.get("lr", 0.0),
+            weight_decay=optimizer.defaults.get("weight_decay", 0.0),
+            optim_policy=self.overrides,
+        )
         # Plain dictionaries: torch.compile does not support mmengine's own kind.
-        optimizer.param_groups[:] = [
-            {**group} for group in optimizer.param_groups if group["params"]
-        ]
-        for group in new_groups:
+        optimizer.param_groups.clear()
+        for group in groups:
             optimizer.add_param_group(group)
-        for what, count in moved.items():
-            print_log(f"optim_policy applied to {count} parameters {what}", logger="current")
         return optim_wrapper
-
-    def _policies(self, model: nn.Module) -> dict[nn.Parameter, tuple[str, dict[str, float]]]:
-        """Name and policy of each parameter that has a policy."""
-        policies, names = {}, set()
-        for layer in model.modules():
-            if not isinstance(layer, LearnableConv):
-                continue
-            layer._policy_applied = True
-            for name, parameter in layer.named_parameters(recurse=False):
-                full = f"{type(layer).__name__}.{name}"
-                names |= {name, full}
-                policy = self.overrides.get(full, self.overrides.get(name))
-                if policy is None:
-                    policy = layer.optim_policy.get(name)
-                if policy:
-                    policies[parameter] = (name, policy)
-        for name in self.overrides:
-            if name not in names:
-                raise UserValueError(
-                    f"paramwise_cfg.optim_policy: {name!r} is not a parameter of the model's "
-                    f"learnable convolutions; they have {sorted(names)}"
-                )
-        return policies
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -153,10 +109,3 @@ def _in_bfloat16(extract: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         features = extract(*args, **kwargs)
     return apply_to(features, lambda x: isinstance(x, Tensor), Tensor.float)
-
-
-def _move(parameter: nn.Parameter, source: dict[str, Any], target: dict[str, Any]) -> None:
-    index = next(i for i, p in enumerate(source["params"]) if p is parameter)
-    target["params"].append(source["params"].pop(index))
-    if "param_names" in source:
-        target.setdefault("param_names", []).append(source["param_names"].pop(index))

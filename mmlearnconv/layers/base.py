@@ -1,6 +1,7 @@
 """The contract that every convolution of this package keeps."""
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from math import prod
 from typing import Any
@@ -12,13 +13,15 @@ from torch import Tensor, nn
 from ..errors import UserValueError
 from ..ops.depthwise import convolve
 from ..ops.geometry import Geometry, conv_output_size
-from . import bounds, takeover
+from . import bounds
 from .arguments import PADDING_MODES, check_map, conv_padding, int_tuple, one_of, positive_int
 from .options import CheckedOptions
 from .sampling import cells_at
 
 __all__ = ["LearnableConv", "LearnableConv2d"]
 
+# Beyond it a model that took over plain weights does not start where the plain one ended.
+LARGE_ERROR = 0.01
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
@@ -61,6 +64,10 @@ class LearnableConv(CheckedOptions, nn.Module):
 
     #: Whether ``optim_policy`` was applied, or a warning logged that it was not.
     _policy_applied = False
+
+    #: Relative error of the kernel, if it was taken over from a plain convolution and no other
+    #: checkpoint was loaded since.
+    takeover_error: float | None = None
 
     def __init__(
         self,
@@ -105,15 +112,14 @@ class LearnableConv(CheckedOptions, nn.Module):
 
     # What a subclass may or must override.
 
-    def load_conv_weight_(self, weight: Tensor) -> list[tuple["LearnableConv", float]]:
+    def load_conv_weight_(self, weight: Tensor) -> float:
         """Set the parameters to compute, as nearly as possible, what a plain convolution does.
 
         Args:
             weight: the plain convolution's, of shape ``conv_weight_shape``.
 
         Returns:
-            list: the layers that this changed (more than one if parameters are shared), each with
-            the relative error of its kernel.
+            float: the relative error of the kernel.
 
         Raises:
             ValueError: the layer cannot compute what a plain convolution does.
@@ -211,7 +217,7 @@ class LearnableConv(CheckedOptions, nn.Module):
         first; if they fill it, the layer starts from what they drew. Every other function is
         applied to the layer.
         """
-        if not takeover.is_initializer(fn) or self._device.type == "meta":
+        if not _is_initializer(fn) or self._device.type == "meta":
             return super().apply(fn)
         twin = self._equivalent_conv(drawn=False)
         fn(twin)
@@ -310,7 +316,6 @@ class LearnableConv(CheckedOptions, nn.Module):
         Raises:
             TypeError, ValueError: as :func:`check_map`.
         """
-        takeover.report_takeover_of(self)
         check_map(type(self).__name__, input, self.spatial_dims)
         padding = self._extra_padding(window or self.kernel_size)
         sides = self._padding_sides()
@@ -331,6 +336,20 @@ class LearnableConv(CheckedOptions, nn.Module):
             else:
                 sides += [0 if self.padding == "valid" else self.padding[axis]] * 2
         return sides
+
+    def take_over(self, weight: Tensor, load: object) -> None:
+        """Set the parameters from a plain kernel and keep the error as ``takeover_error``.
+
+        Args:
+            weight: the plain convolution's, of shape ``conv_weight_shape``.
+            load: any object that identifies the load or swap; layers that share parameters choose
+                them together for all kernels of one load.
+
+        Raises:
+            ValueError: the layer cannot compute what a plain convolution does.
+        """
+        weight = weight.detach().to(next(self.parameters()))
+        self.takeover_error = self.load_conv_weight_(weight)
 
     def _conv_forward(self, *args: Any) -> Tensor:
         raise RuntimeError(
@@ -361,11 +380,15 @@ class LearnableConv(CheckedOptions, nn.Module):
                         "weight is computed from other parameters here (weight_norm or another "
                         "parametrisation): load plain weights first, then parametrise"
                     )
-                takeover.load_plain_weight(self, weight, error_msgs)
+                # The list is the one object that all layers of a call of load_state_dict share.
+                self.take_over(weight, error_msgs)
+                self._warn_of_loss()
             except ValueError as error:
                 error_msgs.append(f"{prefix}weight: {error}")
             own = {prefix + k: v for k, v in self.state_dict().items() if k != "bias"}
             state_dict = {k: v for k, v in state_dict.items() if k != prefix + "weight"} | own
+        elif weight is not None:
+            self.takeover_error = None
         super()._load_from_state_dict(
             state_dict,
             prefix,
@@ -375,6 +398,15 @@ class LearnableConv(CheckedOptions, nn.Module):
             unexpected_keys,
             error_msgs,
         )
+
+    def _warn_of_loss(self) -> None:
+        # The text is the same for all layers of a class, so that Python shows it once.
+        if self.takeover_error is not None and self.takeover_error > LARGE_ERROR:
+            warnings.warn(
+                f"{type(self).__name__}: a plain kernel was taken over with a relative error above "
+                f"{LARGE_ERROR:g}; mmlearnconv.layers.takeover_errors(model) names the layers",
+                stacklevel=2,
+            )
 
     def __prepare_scriptable__(self) -> None:
         raise RuntimeError(
@@ -400,3 +432,15 @@ class LearnableConv(CheckedOptions, nn.Module):
 
 class LearnableConv2d(LearnableConv):
     """A :class:`LearnableConv` over two dimensions."""
+
+
+def relative_error(kernel: Tensor, plain: Tensor) -> float:
+    """``|kernel - plain| / |plain|``, zero where the plain kernel is."""
+    norm = plain.norm()
+    return ((kernel - plain).norm() / norm).item() if norm > 0 else 0.0
+
+
+def _is_initializer(fn: Callable[[nn.Module], None]) -> bool:
+    """Whether ``fn`` is what an initialiser of mmengine applies to every module."""
+    from_mmengine = getattr(fn, "__module__", None) == "mmengine.model.weight_init"
+    return from_mmengine and fn.__qualname__.endswith("Init.__call__.<locals>.init")

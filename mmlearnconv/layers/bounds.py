@@ -5,15 +5,15 @@ registers a hook on all PyTorch optimizers. ``clamp_after_steps(False)`` removes
 training loop can call :func:`clamp_parameters` instead.
 """
 
-import logging
 import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from ..log import logger
 
 if TYPE_CHECKING:
     from .base import LearnableConv
@@ -21,10 +21,61 @@ if TYPE_CHECKING:
 __all__ = ["clamp_after_steps", "clamp_parameters"]
 
 
+class _StepHook:
+    """The hook on all optimizers of the process, and the layers that it looks after."""
+
+    def __init__(self) -> None:
+        self.layers: weakref.WeakSet[LearnableConv] = weakref.WeakSet()
+        self.enabled = True
+        self.handle: Any = None
+        self.warned_of_flattened = False
+
+    def register(self) -> None:
+        """Register the hook, or remove it, as ``enabled`` says and if there are layers."""
+        wanted = self.enabled and len(self.layers) > 0
+        if wanted and self.handle is None:
+            self.handle = register_optimizer_step_post_hook(self)
+        if not wanted and self.handle is not None:
+            self.handle.remove()
+            self.handle = None
+
+    def __call__(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
+        stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        neglected: dict[str, dict[str, float]] = {}
+        for layer in list(self.layers):
+            if _is_flattened(layer):
+                self.warn_of_flattened(layer)
+                continue
+            trained = {n for n, p in layer.named_parameters(recurse=False) if id(p) in stepped}
+            if not trained:
+                continue
+            layer.clamp_parameters()
+            if not layer._policy_applied:
+                layer._policy_applied = True
+                for name in layer.optim_policy.keys() & trained:
+                    neglected[f"{type(layer).__name__}.{name}"] = layer.optim_policy[name]
+        if neglected:
+            _log_neglected(neglected)
+
+    def warn_of_flattened(self, layer: "LearnableConv") -> None:
+        if self.warned_of_flattened:
+            return
+        self.warned_of_flattened = True
+        logger.warning(
+            f"{type(layer).__name__}: {', '.join(layer.bounded_shapes)} cannot be kept in bounds: "
+            "FullyShardedDataParallel flattened it, or it is parametrised. Leave these layers out "
+            "(ignored_modules), or call mmlearnconv.layers.clamp_parameters(model) after every "
+            "step while the parameters are unsharded (summon_full_params)"
+        )
+
+
+_hook = _StepHook()
+
+
 def clamp_parameters(model: nn.Module) -> None:
     """Bring the positions of all learnable convolutions of a model back into their bounds."""
     for module in model.modules():
-        if module in _layers:
+        if module in _hook.layers:
             module.clamp_parameters()
 
 
@@ -35,13 +86,8 @@ def clamp_after_steps(enabled: bool = True) -> None:
         enabled: ``False`` leaves it to :func:`clamp_parameters`. Default: ``True``, which is also
             how a process starts.
     """
-    global _handle, _wanted
-    _wanted = enabled
-    if _handle is not None:
-        _handle.remove()
-        _handle = None
-    if enabled and _layers:
-        _handle = register_optimizer_step_post_hook(_after_step)
+    _hook.enabled = enabled
+    _hook.register()
 
 
 def clamp_to_window_(positions: Tensor, window: Sequence[int]) -> None:
@@ -62,52 +108,16 @@ def clamp_to_window_(positions: Tensor, window: Sequence[int]) -> None:
 
 def watch(layer: "LearnableConv") -> None:
     """Enforce a layer's bounds from now on, and log if its ``optim_policy`` is not applied."""
-    _layers.add(layer)
-    if _wanted and _handle is None:
-        clamp_after_steps()
-
-
-def _after_step(optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
-    if not _layers:
-        return
-    stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    neglected: dict[str, dict[str, float]] = {}
-    for layer in list(_layers):
-        trained = {n for n, p in layer.named_parameters(recurse=False) if id(p) in stepped}
-        if _is_flattened(layer):
-            _warn_of_flattened(layer)
-            continue
-        if not trained:
-            continue
-        layer.clamp_parameters()
-        if not layer._policy_applied:
-            layer._policy_applied = True
-            for name in layer.optim_policy.keys() & trained:
-                neglected[f"{type(layer).__name__}.{name}"] = layer.optim_policy[name]
-    if neglected:
-        _log_neglected(neglected)
+    _hook.layers.add(layer)
+    _hook.register()
 
 
 def _is_flattened(layer: "LearnableConv") -> bool:
     """Whether a parameter with bounds has lost its shape, or is computed from another one."""
-    own = layer._parameters
+    parameters = layer._parameters
     return any(
-        name not in own or own[name].shape != shape for name, shape in layer.bounded_shapes.items()
-    )
-
-
-def _warn_of_flattened(layer: "LearnableConv") -> None:
-    global _warned
-    if _warned:
-        return
-    _warned = True
-    print_log(
-        f"{type(layer).__name__}: {', '.join(layer.bounded_shapes)} cannot be kept in bounds: "
-        "FullyShardedDataParallel flattened it, or it is parametrised. Leave these layers out "
-        "(ignored_modules), or call mmlearnconv.layers.clamp_parameters(model) after every step "
-        "while the parameters are unsharded (summon_full_params)",
-        logger="current",
-        level=logging.WARNING,
+        name not in parameters or parameters[name].shape != shape
+        for name, shape in layer.bounded_shapes.items()
     )
 
 
@@ -117,15 +127,8 @@ def _log_neglected(policies: dict[str, dict[str, float]]) -> None:
         f"{name} ({' '.join(f'{k}={v:g}' for k, v in policy.items())})"
         for name, policy in sorted(policies.items())
     )
-    print_log(
+    logger.info(
         f"trained without the papers' multipliers of learning rate and weight decay: {wishes}. To "
-        "apply them: optim_wrapper = dict(constructor='LearnableConvOptimWrapperConstructor')",
-        logger="current",
-        level=logging.INFO,
+        "apply them: optim_wrapper = dict(constructor='LearnableConvOptimWrapperConstructor') in a "
+        "config, mmlearnconv.layers.parameter_groups(model, ...) in a training loop"
     )
-
-
-_layers: "weakref.WeakSet[LearnableConv]" = weakref.WeakSet()
-_handle: Any = None
-_wanted = True
-_warned = False

@@ -15,8 +15,7 @@ from ..ops.coc import (
     standardize,
 )
 from .arguments import one_of, positive_int
-from .base import LearnableConv2d
-from .takeover import relative_error
+from .base import LearnableConv2d, relative_error
 
 __all__ = ["CoCConv2d"]
 
@@ -143,7 +142,7 @@ class CoCConv2d(LearnableConv2d):
             self.mean.copy_(flat.mean(1))
             self.gain.copy_((flat.var(1, correction=0) + STANDARDIZE_EPS).sqrt())
 
-    def load_conv_weight_(self, weight: Tensor) -> list[tuple[LearnableConv2d, float]]:
+    def load_conv_weight_(self, weight: Tensor) -> float:
         """Exact; raises for ``'orthogonalize'`` and ``'layer_norm'``: no plain kernel fits them."""
         lost = dict(
             orthogonalize="filters are not orthonormal",
@@ -155,7 +154,7 @@ class CoCConv2d(LearnableConv2d):
                 "compute the same function; train it from scratch, or use another normalize"
             )
         self.init_from_conv_weight_(weight)
-        return [(self, relative_error(self.dense_kernel(), weight))]
+        return relative_error(self.dense_kernel(), weight)
 
     def dense_kernel(self) -> Tensor:
         """The associated and normalised kernel, ``(out, in / groups, kH, kW)``."""

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from ..ops.condconv import condconv2d, mix_experts
 from .arguments import positive_int
-from .base import LearnableConv2d
-from .takeover import relative_error
+from .base import LearnableConv2d, relative_error
 
 __all__ = ["CondConv2d"]
 
@@ -83,12 +82,12 @@ class CondConv2d(LearnableConv2d):
         nn.init.zeros_(self.routing_bias)
 
     @torch.no_grad()
-    def load_conv_weight_(self, weight: Tensor) -> list[tuple[LearnableConv2d, float]]:
+    def load_conv_weight_(self, weight: Tensor) -> float:
         """Exact: every image's mixture is the plain kernel at the start."""
         self.weight.copy_(split_into_experts(weight, self.num_experts))
         self.routing_weight.zero_()
         self.routing_bias.zero_()
-        return [(self, relative_error(self.weight.mean(0) * self.num_experts / 2, weight))]
+        return relative_error(self.weight.mean(0) * self.num_experts / 2, weight)
 
     def macs(self, output_size: Sequence[int]) -> dict[str, int]:
         """Adds the experts' weights and the weighted sum of the experts, as ``'generator'``."""

@@ -14,12 +14,11 @@ from ..errors import UserValueError
 from ..ops.dcls import INTERPOLATIONS, NORM_EPS, dcls_conv2d, dcls_kernel, dcls_taps, fit_weights
 from ..ops.dispatch import in_full_precision
 from .arguments import int_tuple, one_of, positive_int
-from .base import LearnableConv
+from .base import LearnableConv, relative_error
 from .bounds import clamp_to_window_
 from .dcls_package import from_package
 from .depthwise import DepthwiseTapsConv2d
 from .sampling import points_at
-from .takeover import plain_weight_of, relative_error
 
 __all__ = ["DCLSConv", "DCLSConv1d", "DCLSConv2d", "DCLSConv3d"]
 
@@ -143,6 +142,8 @@ class DCLSConv(LearnableConv):
         # The layer whose positions this one uses, in a tuple that nn.Module does not register.
         self._position_owner: tuple[DCLSConv, ...] = ()
         self._position_users: list[DCLSConv] = []
+        # The load in progress and its plain kernel, which the layers that share positions await.
+        self._plain_kernel: tuple[object, Tensor] | None = None
         self.reset_parameters()
         self._watch_bounds("positions")
 
@@ -286,22 +287,40 @@ class DCLSConv(LearnableConv):
         return dict(kernel_count=math.prod(self._learned_size))
 
     @torch.no_grad()
-    def load_conv_weight_(self, weight: Tensor) -> list[tuple[LearnableConv, float]]:
+    def load_conv_weight_(self, weight: Tensor) -> float:
         """Put one element on each cell of the plain kernel; if there are too few, on the largest.
 
         Exact for ``'bilinear'`` and ``'triangle'`` if ``kernel_count`` is at least the number of
-        kernel cells. Layers that share positions choose the cells together, by the sum of squares
-        over their kernels.
+        kernel cells.
+        """
+        return self._fit_together({self: weight})[self]
+
+    def take_over(self, weight: Tensor, load: object) -> None:
+        """:meth:`LearnableConv.take_over`; layers that share positions choose the cells together.
+
+        They take the cells with the largest sums of squares over their kernels.
         """
         owner = self.position_owner
-        plain = {self: weight}
-        for layer in (owner, *owner._position_users):
-            if layer is not self and (other := plain_weight_of(layer)) is not None:
-                plain[layer] = other
+        group = (owner, *owner._position_users)
+        self._plain_kernel = load, weight.detach().to(self.weight)
+        loaded = {
+            layer: layer._plain_kernel[1]
+            for layer in group
+            if layer._plain_kernel is not None and layer._plain_kernel[0] is load
+        }
+        for layer, error in self._fit_together(loaded).items():
+            layer.takeover_error = error
+        if len(loaded) == len(group):
+            for layer in group:
+                layer._plain_kernel = None
+
+    @torch.no_grad()
+    def _fit_together(self, plain: dict["DCLSConv", Tensor]) -> dict["DCLSConv", float]:
+        """Fit layers that share positions to their plain kernels; return the relative errors."""
         plain = {layer: layer._learned_axes_last(w) for layer, w in plain.items()}
         cells = self._largest_cells(sum(w.double().square() for w in plain.values()))
-        owner._move_to(cells)
-        return [(layer, layer._fit_weight(w, cells)) for layer, w in plain.items()]
+        self.position_owner._move_to(cells)
+        return {layer: layer._fit_weight(weight, cells) for layer, weight in plain.items()}
 
     @torch.no_grad()
     def init_from_conv_weight_(self, weight: Tensor) -> None:

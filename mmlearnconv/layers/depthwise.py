@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from ..errors import UserValueError
 from ..ops.depthwise import depthwise_conv2d, depthwise_taps
-from ..registry import CONV_LAYERS
 from .arguments import int_tuple, positive_int
 
 __all__ = ["DepthwiseConv2d", "DepthwiseTapsConv2d"]
@@ -42,7 +41,6 @@ class DepthwiseConv2d(nn.Conv2d):
         return depthwise_conv2d(input, weight, bias, self.stride, padding, self.dilation)
 
 
-@CONV_LAYERS.register_module("DepthwiseConv2d")
 def build_depthwise(
     in_channels: int,
     out_channels: int,

@@ -19,10 +19,9 @@ from ..ops.full_precision import conv2d_in_full_precision
 from ..ops.geometry import Geometry, without_groups
 from ..ops.interpolation import linear_coefficients
 from .arguments import int_tuple, one_of, positive_int
-from .base import LearnableConv2d
+from .base import LearnableConv2d, relative_error
 from .condconv import route, split_into_experts
 from .sampling import values_at
-from .takeover import relative_error
 
 __all__ = ["DeformableKernelConv2d"]
 
@@ -132,7 +131,7 @@ class DeformableKernelConv2d(LearnableConv2d):
                 nn.init.zeros_(parameter)
 
     @torch.no_grad()
-    def load_conv_weight_(self, weight: Tensor) -> list[tuple[LearnableConv2d, float]]:
+    def load_conv_weight_(self, weight: Tensor) -> float:
         """Exact: the kernel space of least norm that gives the plain kernel at zero offsets.
 
         Along an axis of one tap that space is constant, and no gradient would ever move the tap.
@@ -151,7 +150,7 @@ class DeformableKernelConv2d(LearnableConv2d):
             split_into_experts(space, self.num_experts) if self.num_experts else space
         )
         self._zero_generators()
-        return [(self, relative_error(read, weight))]
+        return relative_error(read, weight)
 
     def _unmoved(self, axis: int) -> Tensor:
         """(taps, cells) along an axis at zero offsets."""

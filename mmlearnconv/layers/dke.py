@@ -4,7 +4,6 @@ Differentiable Kernel Evolution. ICCV 2019. Active convolution: Jeon, Kim, CVPR 
 https://arxiv.org/abs/1703.09076
 """
 
-import logging
 import math
 from collections.abc import Sequence
 from itertools import product
@@ -12,10 +11,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from ..errors import UserValueError
+from ..log import logger
 from ..ops.dispatch import accumulate_dtype
 from ..ops.dke import INTERPOLATIONS, dke_conv2d, dke_kernel, dke_response
 from ..ops.geometry import under_middle
@@ -146,7 +145,7 @@ class DKEConv2d(LearnableConv2d):
         self.positions.clamp_(-self.position_limit, self.position_limit)
 
     @torch.no_grad()
-    def load_conv_weight_(self, weight: Tensor) -> list[tuple[LearnableConv2d, float]]:
+    def load_conv_weight_(self, weight: Tensor) -> float:
         """Put points on the grid, sharpen the Gaussian, fit the weights, and set all scores to one.
 
         If there are fewer points than cells, they take the cells where an input channel's kernels
@@ -178,9 +177,7 @@ class DKEConv2d(LearnableConv2d):
         )
         solved = solved.double()
         missed = target.square().sum() + (solved * (gram @ solved - 2 * moment)).sum()
-        return [
-            (self, (missed.clamp_min(0) / target.square().sum().clamp_min(1e-300)).sqrt().item())
-        ]
+        return (missed.clamp_min(0) / target.square().sum().clamp_min(1e-300)).sqrt().item()
 
     @torch.no_grad()
     def init_from_conv_weight_(self, weight: Tensor) -> None:
@@ -277,12 +274,10 @@ class DKEConv2d(LearnableConv2d):
         self.clamp_parameters()
         beyond = (self.positions.detach() - before).abs().nan_to_num().max().item()
         if beyond > 0:
-            print_log(
+            logger.warning(
                 f"{prefix}positions: the checkpoint's lie up to {beyond:g} cells beyond "
                 f"position_limit={self.position_limit:g} and were moved to it, which changes the "
-                "outputs; build the layer with the limit that it was trained with",
-                logger="current",
-                level=logging.WARNING,
+                "outputs; build the layer with the limit that it was trained with"
             )
 
     def extra_repr(self) -> str:

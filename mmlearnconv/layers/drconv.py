@@ -17,9 +17,8 @@ from ..ops.drconv import drconv2d, drconv2d_factorised
 from ..ops.geometry import Geometry, without_groups
 from ..ops.pooling import adaptive_avg_pool2d
 from .arguments import positive_int
-from .base import LearnableConv2d
+from .base import LearnableConv2d, relative_error
 from .sampling import cells_at, values_at
-from .takeover import relative_error
 
 __all__ = ["DRConv2d"]
 
@@ -121,7 +120,7 @@ class DRConv2d(LearnableConv2d):
         nn.init.zeros_(self.filter_bias)
 
     @torch.no_grad()
-    def load_conv_weight_(self, weight: Tensor) -> list[tuple[LearnableConv2d, float]]:
+    def load_conv_weight_(self, weight: Tensor) -> float:
         """Exact: the plain kernel is the base filter, or for 1x1 every region's ``filter_bias``."""
         if self.weight is None and weight.shape[2:] != (1, 1):
             raise UserValueError(
@@ -133,7 +132,7 @@ class DRConv2d(LearnableConv2d):
             self.weight.copy_(weight)
         else:
             self.filter_bias.copy_(weight[..., 0, 0])
-        return [(self, relative_error(weight, weight))]
+        return relative_error(weight, weight)
 
     def init_from_conv_weight_(self, weight: Tensor) -> None:
         """Start from the plain kernel; without a base filter, draw with its standard deviation."""

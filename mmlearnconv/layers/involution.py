@@ -109,7 +109,7 @@ class Involution2d(LearnableConv2d):
         if now > 0:
             self.weight.mul_((deviation / now).to(self.weight.dtype))
 
-    def load_conv_weight_(self, weight: Tensor) -> list[tuple[LearnableConv2d, float]]:
+    def load_conv_weight_(self, weight: Tensor) -> float:
         """Always raises: an involution's kernel is the same for all channels of a group."""
         raise UserValueError(
             "a plain kernel has weights per channel, which involution shares: train it from scratch"

@@ -1,14 +1,13 @@
 """Whole-model changes: plain convolutions swapped for learnable ones, and folded back."""
 
-from .fold import fold_convs, folded_config, without_learnable
-from .swap import SwapConv, SwapRule, from_conv, swap_convs
+from .build import build_conv
+from .fold import fold_convs
+from .swap import SwapRule, from_conv, swap_convs
 
 __all__ = [
-    "SwapConv",
     "SwapRule",
+    "build_conv",
     "fold_convs",
-    "folded_config",
     "from_conv",
     "swap_convs",
-    "without_learnable",
 ]

@@ -6,23 +6,16 @@ from dataclasses import dataclass, fields
 from fnmatch import translate
 from typing import Any
 
-from mmcv.cnn import build_conv_layer
-from mmcv.cnn.bricks import Conv2dAdaptivePadding
-from mmcv.cnn.bricks.wrappers import Conv2d as MMCVConv2d
-from mmcv.cnn.bricks.wrappers import Conv3d as MMCVConv3d
-from mmengine.logging import print_log
 from torch import nn
 
 from ..errors import UserTypeError, UserValueError
 from ..layers import DCLSConv, LearnableConv
 from ..layers.arguments import unknown
-from ..layers.takeover import takeover_report
-from ..registry import MODELS
-from .fold import fold_convs, replace_modules
+from ..log import logger
+from .build import build_conv
+from .fold import replace_modules
 from .window import another_window, extents
 
-# Subclasses of these compute more than a convolution, as weight standardisation.
-_PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d, MMCVConv2d, MMCVConv3d)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -128,8 +121,7 @@ def from_conv(conv: nn.Module, cfg: dict[str, Any]) -> nn.Module:
     _refuse_more_than_plain(conv)
     layer = _like(conv, cfg)
     if isinstance(layer, LearnableConv):
-        with takeover_report() as report:
-            report.load(layer, conv.weight)
+        layer.take_over(conv.weight, object())
     else:
         layer.weight.data.copy_(conv.weight)
     return layer
@@ -154,52 +146,12 @@ def swap_convs(model: nn.Module, swaps: Sequence[dict[str, Any] | SwapRule]) -> 
         ValueError: a rule matches nothing, or convolutions that its operator cannot replace, which
             are all named; the model is then unchanged.
     """
-    _swap(model, swaps, same_function=True)
+    replace_convs(model, swaps, same_function=True)
     return model
 
 
-@MODELS.register_module()
-def SwapConv(  # noqa: N802
-    target: str | type,
-    swaps: Sequence[dict[str, Any]] = (),
-    fold: bool | str = False,
-    **model: Any,
-) -> nn.Module:
-    """Build a model and replace some of its convolutions; a ``type`` for configs.
-
-    .. code-block:: python
-
-        _base_ = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
-        custom_imports = dict(imports=['mmlearnconv'])
-        model = dict(
-            type='SwapConv',
-            target='MaskRCNN',
-            swaps=[dict(pattern='backbone.layer[34].*.conv2', conv=dict(type='DKE'))])
-
-    Args:
-        target: the model's type, which is the ``type`` in the inherited config.
-        swaps: one dict of :class:`SwapRule` arguments per rule; plain checkpoints still load. A
-            rule may also put in mmcv's ``dict(type='DCN')`` for comparison, or a plain convolution
-            of another window, ``dict(type='Conv2d', kernel_size=5)`` or ``dilation=2``, padded so
-            that maps keep their sizes. Default: none.
-        fold: whether to fold the model afterwards, into plain convolutions of the folded kernels'
-            sizes, for checkpoints of ``tools/fold.py``; or a ``taps`` argument for
-            :func:`fold_convs`. Default: ``False``.
-        **model: the model's own arguments.
-
-    Returns:
-        nn.Module: the model, of type ``target``; its modules have the names of the plain model's.
-
-    Raises:
-        TypeError, ValueError: as :func:`swap_convs`.
-    """
-    built = MODELS.build(dict(type=target, **model))
-    _swap(built, swaps, same_function=False)
-    return fold_convs(built, fold if isinstance(fold, str) else None) if fold else built
-
-
-def _swap(model: nn.Module, swaps: Sequence[Any], same_function: bool) -> None:
-    """Swap; unless ``same_function``, the layers are only initialised to the same scale."""
+def replace_convs(model: nn.Module, swaps: Sequence[Any], same_function: bool) -> None:
+    """:func:`swap_convs`, or if not ``same_function``, layers that only start at the same scale."""
     plan: dict[nn.Module, tuple[str, SwapRule, nn.Module]] = {}
     for number, swap in enumerate(swaps):
         rule = _rule(number, swap)
@@ -223,25 +175,28 @@ def _swap(model: nn.Module, swaps: Sequence[Any], same_function: bool) -> None:
                 f"matches no others: {', '.join(name for name, _ in chosen)}"
             )
     plan = {c: entry for c, entry in plan.items() if not _stays_plain(c, entry[2])}
-    with takeover_report() as report:
-        for conv, (name, rule, layer) in plan.items():
-            try:
-                if same_function:
-                    report.load(layer, conv.weight)
-                elif not isinstance(layer, LearnableConv):
-                    if layer.weight.shape == conv.weight.shape:
-                        layer.weight.data.copy_(conv.weight)
-                else:
-                    layer.init_from_conv_weight_(conv.weight)
-            except ValueError as error:
-                raise UserValueError(_cannot(rule, name, conv, error)) from error
-        replace_modules(model, {conv: layer for conv, (_, _, layer) in plan.items()})
-        rows = [["convolution", "plain", "becomes"]]
-        rows += [[name, _geometry(conv), rule.operator] for conv, (name, rule, _) in plan.items()]
-        if same_function:
-            errors = [f"{report.errors[layer]:.1e}" for _, _, layer in plan.values()]
-            rows = [[*row, e] for row, e in zip(rows, ["relative error", *errors], strict=True)]
-        print_log(f"{len(plan)} convolutions swapped\n{_table(rows)}", logger="current")
+    swap = object()
+    for conv, (name, rule, layer) in plan.items():
+        try:
+            if same_function:
+                layer.take_over(conv.weight, swap)
+            elif not isinstance(layer, LearnableConv):
+                if layer.weight.shape == conv.weight.shape:
+                    layer.weight.data.copy_(conv.weight)
+            else:
+                layer.init_from_conv_weight_(conv.weight)
+        except ValueError as error:
+            raise UserValueError(_cannot(rule, name, conv, error)) from error
+    replace_modules(model, {conv: layer for conv, (_, _, layer) in plan.items()})
+    rows = [["convolution", "plain", "becomes"]]
+    rows += [[name, _geometry(conv), rule.operator] for conv, (name, rule, _) in plan.items()]
+    title = f"{len(plan)} convolutions swapped"
+    if same_function:
+        errors = [layer.takeover_error for _, _, layer in plan.values()]
+        title += f"; largest relative error of a kernel {max(errors, default=0.0):.1e}"
+        column = ["relative error", *(f"{error:.1e}" for error in errors)]
+        rows = [[*row, cell] for row, cell in zip(rows, column, strict=True)]
+    logger.info(f"{title}\n{_table(rows)}")
 
 
 def _rule(number: int, swap: dict[str, Any] | SwapRule) -> SwapRule:
@@ -288,8 +243,23 @@ def _few(names: list[str]) -> str:
     return ", ".join([*names[:3], "...", names[-1]]) if len(names) > 4 else ", ".join(names)
 
 
+def _is_plain(module: nn.Module) -> bool:
+    """Whether a module is PyTorch's convolution, or mmcv's, which takes empty batches too.
+
+    Other subclasses compute more than a convolution, as weight standardisation.
+    """
+    kind = type(module)
+    from_mmcv = kind.__module__ == "mmcv.cnn.bricks.wrappers" and kind.__base__ in _CONVOLUTIONS
+    return kind in _CONVOLUTIONS or from_mmcv
+
+
+def _is_adaptive(module: nn.Module) -> bool:
+    """Whether a module is mmcv's convolution that pads by the image's size."""
+    return type(module).__name__ == "Conv2dAdaptivePadding" and isinstance(module, nn.Conv2d)
+
+
 def _refuse_more_than_plain(conv: nn.Module) -> None:
-    if type(conv) not in (*_PLAIN, Conv2dAdaptivePadding):
+    if not _is_plain(conv) and not _is_adaptive(conv):
         raise UserTypeError(f"{type(conv).__name__}: only unmodified nn.Conv* can be swapped")
     if conv._forward_pre_hooks or conv._forward_hooks:
         raise UserTypeError("it has hooks that change what it computes; remove them first")
@@ -311,7 +281,7 @@ def _refuse(rule: SwapRule, refused: dict[str, Exception], chosen: dict[str, nn.
 
 def _padding_of(conv: nn.Module) -> Any:
     """A convolution's padding; mmcv's adaptive one is fixed where the stride is 1."""
-    if type(conv) is not Conv2dAdaptivePadding:
+    if not _is_adaptive(conv):
         return conv.padding
     reach = extents(conv.kernel_size, conv.dilation)
     fixed = all(r == 0 or (s == 1 and r % 2 == 0) for r, s in zip(reach, conv.stride, strict=True))
@@ -343,14 +313,14 @@ def _like(conv: nn.Module, cfg: dict[str, Any], others: bool = False) -> nn.Modu
     if window:
         cfg = {key: value for key, value in cfg.items() if key not in window}
         arguments |= another_window(window, **arguments)
-    layer = build_conv_layer(cfg, **arguments)
-    if window and not (others and type(layer) in _PLAIN):
+    layer = build_conv(cfg, **arguments)
+    if window and not (others and _is_plain(layer)):
         raise UserValueError(f"{window}: a swap keeps both, but of type='Conv2d' in SwapConv")
     if isinstance(layer, LearnableConv):
         options = layer.exact_takeover_options()
         if not options.keys() <= cfg.keys():
-            layer = build_conv_layer(options | cfg, **arguments)
-    elif type(layer) not in _PLAIN and not (others and layer.weight.shape == conv.weight.shape):
+            layer = build_conv(options | cfg, **arguments)
+    elif not _is_plain(layer) and not (others and layer.weight.shape == conv.weight.shape):
         raise UserValueError(
             f"{cfg['type']!r} builds a {type(layer).__name__}, not a learnable one"
         )
@@ -365,7 +335,7 @@ def _like(conv: nn.Module, cfg: dict[str, Any], others: bool = False) -> nn.Modu
 def _stays_plain(conv: nn.Module, layer: nn.Module) -> bool:
     """Whether the layer is a plain convolution of the same window."""
     window = conv.kernel_size, conv.dilation
-    return type(layer) in _PLAIN and window == (layer.kernel_size, layer.dilation)
+    return _is_plain(layer) and window == (layer.kernel_size, layer.dilation)
 
 
 def _share(layer: nn.Module, first: dict[Any, DCLSConv]) -> None:

@@ -1,6 +1,5 @@
-"""Pictures of what layers learned, a page that holds them, and a hook that draws while training."""
+"""Pictures of what layers learned, and a page that holds them."""
 
-from .hook import LearnableConvPictureHook
 from .images import normalise, read_image, size_for
 from .log import draw_log
 from .page import write_page
@@ -9,7 +8,6 @@ from .pictures import draw_layers, draw_objects, draw_positions
 from .sampled import draw_point, layers_to_show
 
 __all__ = [
-    "LearnableConvPictureHook",
     "Picture",
     "draw_layers",
     "draw_log",

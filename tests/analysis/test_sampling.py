@@ -1,9 +1,7 @@
 """Sampling points against outputs computed from them, and against the support of gradients."""
 
-import mmcv.ops  # noqa: F401 - registers DCN and DCNv2
 import pytest
 import torch
-from mmcv.cnn import build_conv_layer
 from torch import nn
 
 from mmlearnconv.analysis import SamplingPoints
@@ -17,6 +15,7 @@ from mmlearnconv.layers import (
     DRConv2d,
     Involution2d,
 )
+from mmlearnconv.surgery import build_conv
 
 LOCATIONS = torch.tensor([[0, 0], [2, 3], [1, 4]])
 
@@ -54,7 +53,7 @@ STATIC = {
         *a, interpolation="bilinear", attention=False, shared_positions=True, **k
     ),
     "dke": lambda *a, **k: DKEConv2d(*a, interpolation="bilinear", attention=False, **k),
-    "coc": lambda *a, **k: build_conv_layer(dict(type="CoC"), *a, **k),
+    "coc": lambda *a, **k: build_conv(dict(type="CoC"), *a, **k),
 }
 
 
@@ -182,9 +181,10 @@ def _padded_and_padding(layer, x):
 @pytest.mark.parametrize(("groups", "deform_groups"), [(1, 1), (1, 2), (2, 4)])
 @pytest.mark.parametrize("kind", ["DCN", "DCNv2"])
 def test_mmcv_s_deformable_convolutions(kind, groups, deform_groups):
+    pytest.importorskip("mmcv.ops")  # Registers DCN and DCNv2.
     torch.manual_seed(0)
     options = dict(stride=2, padding=1, groups=groups, deform_groups=deform_groups, bias=False)
-    layer = build_conv_layer(dict(type=kind), 4, 6, 3, **options)
+    layer = build_conv(dict(type=kind), 4, 6, 3, **options)
     nn.init.normal_(layer.conv_offset.weight, std=0.1)
     nn.init.uniform_(layer.weight, 0, 1)
     # The sum over the output channels, with weights summed likewise, is what the points give if

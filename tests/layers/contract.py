@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from mmengine.logging import MMLogger
 
 from mmlearnconv.catalog import CATALOG, Operator, Variant
 from mmlearnconv.layers import LearnableConv
 from mmlearnconv.layers.base import CONVOLUTIONS
+from mmlearnconv.log import logger
 
 # By type and variant, "DCLS-gauss": type name in conv_cfg, class, options.
 CASES: dict[str, tuple[Operator, Variant]] = {
@@ -111,14 +111,16 @@ def geometries(count: int) -> Iterator[dict[str, Any]]:
 
 
 def captured(call: Callable[[], Any]) -> list[str]:
-    """Messages that mmengine logs during a call."""
+    """Messages that the package logs during a call."""
     messages: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: messages.append(record.getMessage())
-    logger = MMLogger.get_current_instance()
+    level = logger.level
     logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
     try:
         call()
     finally:
         logger.removeHandler(handler)
+        logger.setLevel(level)
     return messages

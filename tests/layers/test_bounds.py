@@ -55,13 +55,13 @@ def test_they_are_left_to_a_loop_of_one_s_own(name):
 def test_layers_without_bounds_are_not_watched():
     layer = operator_of("CoC").build(2, 8, 3)
     assert isinstance(layer, LearnableConv)
-    assert layer not in bounds._layers
+    assert layer not in bounds._hook.layers
 
 
 @BOUNDED
 def test_flattened_positions_are_noticed_and_said_once(name, monkeypatch):
     """As FullyShardedDataParallel does: a view of one flat parameter, or a shard of it."""
-    monkeypatch.setattr(bounds, "_warned", False)
+    monkeypatch.setattr(bounds._hook, "warned_of_flattened", False)
     layer, _ = far(name)
     flat = nn.Parameter(layer.positions.data.flatten())
     shape = layer.positions.shape
@@ -75,7 +75,7 @@ def test_flattened_positions_are_noticed_and_said_once(name, monkeypatch):
 
 
 def test_shared_positions_are_not_taken_for_flattened_ones(monkeypatch):
-    monkeypatch.setattr(bounds, "_warned", False)
+    monkeypatch.setattr(bounds._hook, "warned_of_flattened", False)
     owner, user = (operator_of("DCLS").build(2, 2, 3) for _ in range(2))
     user.share_positions(owner)
     optimizer = torch.optim.SGD([*owner.parameters(), *user.parameters()], lr=0.1)

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from mmcv.cnn import build_conv_layer
 from torch import nn
 
 from mmlearnconv.layers import CoCConv2d
+from mmlearnconv.surgery import build_conv
 
 
 @pytest.mark.parametrize(
@@ -33,24 +33,24 @@ def test_kernels_of_a_sheet_learn_from_each_other():
 
 
 def test_orthogonal_filters():
-    conv = build_conv_layer(dict(type="ConvOrth"), 8, 16, 3)
+    conv = build_conv(dict(type="ConvOrth"), 8, 16, 3)
     rows = conv.dense_kernel().flatten(1)
     torch.testing.assert_close(rows @ rows.T, torch.eye(16), rtol=0, atol=1e-3)
 
 
 def test_orthogonal_filters_that_cannot_be():
     with pytest.raises(ValueError, match=r"32 > 1 \* 3 \* 3 = 9"):
-        build_conv_layer(dict(type="ConvOrth"), 32, 32, 3, groups=32)
+        build_conv(dict(type="ConvOrth"), 32, 32, 3, groups=32)
 
 
 def test_a_plain_kernel_cannot_be_orthogonal():
-    conv = build_conv_layer(dict(type="ConvOrth"), 4, 4, 3)
+    conv = build_conv(dict(type="ConvOrth"), 4, 4, 3)
     with pytest.raises(RuntimeError, match="not orthonormal"):
         conv.load_state_dict(nn.Conv2d(4, 4, 3).state_dict())
 
 
 def test_orthogonal_filters_load_their_own_checkpoint():
-    conv, other = (build_conv_layer(dict(type="ConvOrth"), 4, 4, 3) for _ in range(2))
+    conv, other = (build_conv(dict(type="ConvOrth"), 4, 4, 3) for _ in range(2))
     other.load_state_dict(conv.state_dict())
     assert torch.equal(other.dense_kernel(), conv.dense_kernel())
 

@@ -5,14 +5,13 @@ import re
 
 import pytest
 import torch
-from mmcv.cnn import ConvModule, build_conv_layer
-from mmengine.analysis import get_model_complexity_info
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmlearnconv.catalog import CATALOG, operator_of
 from mmlearnconv.layers.base import CONVOLUTIONS
 from mmlearnconv.ops import has_extension
+from mmlearnconv.surgery import build_conv
 from tests.layers.contract import (
     DYNAMIC,
     EVERY_LAYER,
@@ -47,6 +46,7 @@ def test_output_shape_is_conv2d_s(name, layer, options, geometry):
 
 @LAYER
 def test_is_no_conv2d_and_exports_what_conv_module_reads(name, layer, options):
+    ConvModule = pytest.importorskip("mmcv.cnn").ConvModule
     module = ConvModule(
         4, 8, 3, stride=2, padding=1, dilation=2, conv_cfg=dict(type=name, **options)
     )
@@ -69,7 +69,7 @@ def test_is_no_conv2d_and_exports_what_conv_module_reads(name, layer, options):
 
 @EVERY_LAYER
 def test_is_built_by_class(name, layer, options):
-    assert isinstance(build_conv_layer(dict(type=layer, **options), 4, 4, 3), layer)
+    assert isinstance(build_conv(dict(type=layer, **options), 4, 4, 3), layer)
 
 
 @pytest.mark.parametrize("operator", CATALOG, ids=lambda operator: operator.name)
@@ -79,7 +79,7 @@ def test_kernel_size_one_by_name(operator, named):
     if named == "class" and operator.fixed:
         return  # The class's name is that of the type without fixed options.
     cfg = dict(type=operator.name if named == "type" else operator.layer.__name__)
-    conv = build_conv_layer(cfg, 4, 6, 1, stride=2, bias=False)
+    conv = build_conv(cfg, 4, 6, 1, stride=2, bias=False)
     plain = operator.pointwise_is_plain
     dims = operator.layer.spatial_dims
     assert type(conv) is (
@@ -93,6 +93,7 @@ def test_kernel_size_one_by_name(operator, named):
 @pytest.mark.parametrize("mode", ["reflect", "replicate", "zero"])
 def test_explicit_padding_of_conv_module(name, layer, options, mode):
     """ConvModule pads by itself and hands the layer padding 0; zeros lie beyond that."""
+    ConvModule = pytest.importorskip("mmcv.cnn").ConvModule
     cfg = dict(type=name, **options, **exact_options(layer, 3, options))
     ours = ConvModule(4, 4, 3, padding=1, padding_mode=mode, conv_cfg=cfg, act_cfg=None)
     plain = ConvModule(4, 4, 3, padding=1, padding_mode=mode, act_cfg=None)
@@ -201,7 +202,8 @@ def test_multiply_adds_are_counted(name, layer, options):
     if has_extension():
         assert counted <= 2 * sum(parts.values())
     # mmengine counts some element-wise work too.
-    traced = get_model_complexity_info(conv, inputs=(x,), show_table=False)["flops"]
+    analysis = pytest.importorskip("mmengine.analysis")
+    traced = analysis.get_model_complexity_info(conv, inputs=(x,), show_table=False)["flops"]
     assert 0.9 * counted <= traced
 
 
@@ -244,5 +246,5 @@ def test_to_conv(name, layer, options):
 
 
 def test_own_options_are_left_out_where_the_convolution_is_plain():
-    conv = build_conv_layer(dict(type="DCLS", kernel_count=3), 4, 6, 1)
+    conv = build_conv(dict(type="DCLS", kernel_count=3), 4, 6, 1)
     assert type(conv) is nn.Conv2d

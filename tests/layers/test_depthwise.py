@@ -1,9 +1,9 @@
 import pytest
 import torch
-from mmcv.cnn import ConvModule, build_conv_layer
 from torch import nn
 
 from mmlearnconv.layers import DepthwiseConv2d
+from mmlearnconv.surgery import build_conv
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ from mmlearnconv.layers import DepthwiseConv2d
     ids=str,
 )
 def test_it_is_a_plain_depthwise_convolution(options):
-    ours = build_conv_layer(dict(type="DepthwiseConv2d"), 6, 6, groups=6, **options)
+    ours = build_conv(dict(type="DepthwiseConv2d"), 6, 6, groups=6, **options)
     plain = nn.Conv2d(6, 6, groups=6, **options)
     assert isinstance(ours, DepthwiseConv2d)
     plain.load_state_dict(ours.state_dict())
@@ -35,7 +35,8 @@ def test_it_is_a_plain_depthwise_convolution(options):
 
 def test_over_a_network_others_stay_plain():
     cfg = dict(type="DepthwiseConv2d")
-    assert type(build_conv_layer(cfg, 6, 6, 3)) is nn.Conv2d
+    assert type(build_conv(cfg, 6, 6, 3)) is nn.Conv2d
+    ConvModule = pytest.importorskip("mmcv.cnn").ConvModule
     module = ConvModule(6, 6, 7, padding=3, groups=6, conv_cfg=cfg, norm_cfg=dict(type="BN"))
     assert module(torch.randn(2, 6, 9, 9)).shape == (2, 6, 9, 9)
     with pytest.raises(ValueError, match="groups: 2, with in_channels=6"):

@@ -3,17 +3,17 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from mmcv.cnn import build_conv_layer
 from torch import nn
 
 from mmlearnconv.layers import DeformableKernelConv2d
+from mmlearnconv.surgery import build_conv
 
 
 @pytest.mark.parametrize("kind", ["DK", "DeformableKernelConv2d", DeformableKernelConv2d])
 def test_the_default_form_is_local_where_depthwise(kind):
     def mode(*arguments, **options):
         own = {k: options.pop(k) for k in ("mode",) if k in options}
-        return build_conv_layer(dict(type=kind, **own), *arguments, **options).mode
+        return build_conv(dict(type=kind, **own), *arguments, **options).mode
 
     assert mode(4, 4, 3, groups=4) == "local"
     assert mode(4, 8, 3, groups=4) == mode(4, 4, 3) == "global"

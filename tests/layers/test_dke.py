@@ -5,10 +5,10 @@ from unittest import mock
 
 import pytest
 import torch
-from mmcv.cnn import build_conv_layer
 from torch import nn
 
-from mmlearnconv.layers import DKEConv2d, report_takeovers
+from mmlearnconv.layers import DKEConv2d
+from mmlearnconv.surgery import build_conv
 
 
 def test_positions_start_as_published_and_are_clamped():
@@ -22,7 +22,7 @@ def test_positions_start_as_published_and_are_clamped():
 
 
 def test_acu_is_the_baseline_of_the_paper():
-    conv = build_conv_layer(dict(type="ACU"), 4, 8, 3)
+    conv = build_conv(dict(type="ACU"), 4, 8, 3)
     assert conv.positions.shape == (1, 9, 2)
     assert (conv.interpolation, conv.attention) == ("bilinear", False)
     grid = list(itertools.product((-1.0, 0.0, 1.0), repeat=2))
@@ -50,7 +50,6 @@ def test_fewer_points_take_the_largest_taps_of_a_channel():
     torch.testing.assert_close(
         kernel[:, middle - 1 : middle + 2, middle - 1 : middle + 2], expected
     )
-    report_takeovers()
 
 
 def scores_of(conv, x):

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from mmcv.cnn import build_conv_layer
 from torch import nn
 
 import mmlearnconv
+from mmlearnconv.surgery import build_conv
 from tests.layers.contract import ALL_LAYERS, random_map
 
 STORED = Path(__file__).with_name("stored")
@@ -26,7 +26,7 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def build(cfg: dict[str, Any], groups: int) -> nn.Module:
-    return build_conv_layer(cfg, **GEOMETRY, groups=groups).eval()
+    return build_conv(cfg, **GEOMETRY, groups=groups).eval()
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import torch
 from mmengine.optim import build_optim_wrapper
 from torch import nn
 
-from mmlearnconv.layers import DCLSConv2d, report_takeovers
+from mmlearnconv.layers import DCLSConv2d
 from mmlearnconv.models import ConvNeXt
 
 SMALL = dict(depths=(2, 1, 3, 1), channels=(8, 16, 24, 32))
@@ -100,7 +100,6 @@ def test_a_plain_checkpoint_gives_the_same_features(share):
     x = torch.randn(1, 3, 64, 64)
     for a, b in zip(ours(x), plain(x), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
-    report_takeovers()
 
 
 def test_pretrained_init_cfg(tmp_path):

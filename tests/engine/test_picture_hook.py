@@ -10,8 +10,8 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import Dataset
 
+from mmlearnconv.engine import LearnableConvPictureHook
 from mmlearnconv.layers import DCLSConv2d, DRConv2d
-from mmlearnconv.visualization import LearnableConvPictureHook
 
 
 @DATASETS.register_module()

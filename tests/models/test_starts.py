@@ -10,7 +10,7 @@ from mmengine.model import initialize
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from mmlearnconv.layers import CoCConv2d, DCLSConv2d, DKEConv2d, DRConv2d, report_takeovers
+from mmlearnconv.layers import CoCConv2d, DCLSConv2d, DKEConv2d, DRConv2d
 from tests.conftest import config_path
 from tests.layers.contract import captured
 
@@ -121,7 +121,6 @@ def test_a_trained_kernel_moves_positions_and_alpha():
     """To keep its function."""
     conv, plain = DKEConv2d(4, 4, 3), nn.Conv2d(4, 4, 3)
     conv.load_state_dict(plain.state_dict())
-    report_takeovers()
     assert conv.alpha == 10
     assert torch.equal(conv.positions, conv.positions.round())
 

@@ -9,11 +9,8 @@ from mmengine.registry import HOOKS
 
 from ..analysis import SamplingPoints
 from ..datasets import InputPipeline
-from ..engine.model import unwrap_model
 from ..errors import UserValueError
-from .images import size_for
-from .pictures import draw_layers
-from .sampled import draw_point, layers_to_show
+from .model import unwrap_model
 
 
 @HOOKS.register_module()
@@ -64,6 +61,8 @@ class LearnableConvPictureHook(Hook):
 
     def before_train(self, runner: Any) -> None:
         if self.image is not None:
+            from ..visualization import size_for
+
             pipeline = InputPipeline(runner.cfg, unwrap_model(runner.model))
             loaded = pipeline.load(self.image)
             self._picture = loaded.picture
@@ -81,6 +80,9 @@ class LearnableConvPictureHook(Hook):
 
     @master_only
     def _draw(self, runner: Any, step: int) -> None:
+        # matplotlib takes its time to load.
+        from ..visualization import draw_layers, draw_point, layers_to_show
+
         model = unwrap_model(runner.model)
         training = {module: module.training for module in model.modules()}
         # Batch statistics must not see the image.
