@@ -12,7 +12,7 @@ import torch
 from mmdet.models.backbones import ResNet
 
 from mmlearnconv.analysis.cost import median_times
-from mmlearnconv.catalog import names
+from mmlearnconv.catalog import operator_names
 from mmlearnconv.engine import DivergenceHook
 
 
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     print("| operator | step (ms) | check (ms) | check / step |\n| --- | --- | --- | --- |")
-    for name in names(baselines=False):
+    for name in operator_names(baselines=False):
         times = measure(name, args.rounds, args.device)
         share = times["check"] / times["step"]
         print(f"| {name} | {times['step']:.0f} | {times['check']:.2f} | {share:.2%} |", flush=True)

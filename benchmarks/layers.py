@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmlearnconv.analysis.cost import median_times, peak_memory
-from mmlearnconv.catalog import CATALOG, names
+from mmlearnconv.catalog import CATALOG, operator_names
 
 SHAPE = (2, 256, 50, 76)
 
@@ -41,15 +41,15 @@ def macs(module: nn.Module, x: torch.Tensor) -> int:
 def main() -> None:
     benchmark = Benchmark(__doc__)
     x = torch.randn(SHAPE, device=benchmark.device)
-    known = names(takes_over=False)
-    forms = [(o, form) for o in CATALOG if o.name in known for form in o.forms]
+    known = operator_names(takes_over=False)
+    compared = [(o, form) for o in CATALOG if o.name in known for form in o.comparisons]
     print(
         f"{'layer':30} {'parameters':>12} {'plain':>9} {'M mult-adds':>12} {'plain':>8} "
         f"{'ms':>8} {'plain':>7} {'ratio':>6} {'peak MB':>8} {'plain':>6}"
     )
     with torch.no_grad():
         for kernel_size in (3, 1):
-            for operator, form in forms:
+            for operator, form in compared:
                 name = " ".join(filter(None, (operator.name, form.label)))
                 depthwise = form.depthwise
                 module = build(dict(type=operator.name) | form.options, kernel_size, depthwise)

@@ -16,7 +16,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmlearnconv.datasets import make_shapes
-from mmlearnconv.engine import atomic_write
+from mmlearnconv.files import atomic_write
 
 QUICKSTART = Path(__file__).resolve().parents[1] / "configs/quickstart_mask_rcnn_dcls.py"
 METRICS = ("bbox_mAP", "bbox_mAP_50", "segm_mAP", "segm_mAP_50")

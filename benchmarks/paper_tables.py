@@ -9,7 +9,7 @@ from pathlib import Path
 from mmengine.logging import MMLogger
 from papers.table import page, rows
 
-from mmlearnconv.engine import atomic_write
+from mmlearnconv.files import atomic_write
 
 
 def main() -> None:

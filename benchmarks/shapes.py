@@ -37,7 +37,8 @@ from mmlearnconv import cli
 from mmlearnconv.analysis import count_complexity
 from mmlearnconv.datasets import Style, make_shape_classes, make_shapes, shapes_root
 from mmlearnconv.datasets.shapes import CROP_SIZE, IMAGE_SIZE
-from mmlearnconv.engine import atomic_write, check_pretrained
+from mmlearnconv.engine import check_pretrained
+from mmlearnconv.files import atomic_write
 from mmlearnconv.registry import CONV_LAYERS
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"

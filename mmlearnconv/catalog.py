@@ -40,8 +40,8 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Form:
-    """A form that benchmarks compare with the plain convolution.
+class Comparison:
+    """What benchmarks compare with the plain convolution.
 
     Args:
         label: appended to the operator's name. Default: none.
@@ -72,7 +72,8 @@ class Operator:
         variants: forms with other code paths, by label, each of which the contract tests cover; an
             empty label is the default form. Empty for a type that is another type in other
             dimensions, or whose outputs cannot have an initialiser's scale.
-        forms: what benchmarks compare.
+        comparisons: what benchmarks compare.
+        alias_of: the type that this one is in other dimensions or along fewer axes. Default: none.
     """
 
     name: str
@@ -85,7 +86,8 @@ class Operator:
     pointwise_is_plain: bool = False
     baseline: bool = False
     variants: Mapping[str, Variant] = field(default_factory=lambda: {"": Variant()})
-    forms: tuple[Form, ...] = (Form(),)
+    comparisons: tuple[Comparison, ...] = (Comparison(),)
+    alias_of: str | None = None
 
     @property
     def stem(self) -> str:
@@ -165,7 +167,7 @@ CATALOG = (
             "gauss": Variant(dict(interpolation="gauss"), takeover_error=5e-3),
             "triangle": Variant(dict(interpolation="triangle")),
         },
-        forms=(Form(depthwise=True), Form()),
+        comparisons=(Comparison(depthwise=True), Comparison()),
         **_DCLS,
     ),
     Operator(
@@ -181,10 +183,10 @@ CATALOG = (
             "data": Variant(dict(mode="global", data_offset=True)),
             "experts": Variant(dict(mode="local", num_experts=3), any_batch=False),
         },
-        forms=(
-            Form("local", dict(mode="local"), depthwise=True),
-            Form("local", dict(mode="local")),
-            Form("global", dict(mode="global")),
+        comparisons=(
+            Comparison("local", dict(mode="local"), depthwise=True),
+            Comparison("local", dict(mode="local")),
+            Comparison("global", dict(mode="global")),
         ),
     ),
     Operator(
@@ -222,7 +224,7 @@ CATALOG = (
             "": Variant(dict(regions=3)),
             "general": Variant(dict(regions=3, hidden_channels=6)),
         },
-        forms=(Form(), Form("no base", dict(base_weight=False))),
+        comparisons=(Comparison(), Comparison("no base", dict(base_weight=False))),
     ),
     Operator(
         name="Involution",
@@ -279,16 +281,15 @@ CATALOG = (
         variants={},
         **_COC,
     ),
-    Operator(name="DCLS1d", layer=DCLSConv1d, variants={}, **_DCLS),
-    Operator(
-        name="DCLS2_1d", layer=DCLSConv2d, fixed=dict(learned_axes=(1,)), variants={}, **_DCLS
-    ),
-    Operator(name="DCLS3d", layer=DCLSConv3d, variants={}, **_DCLS),
-    Operator(
-        name="DCLS3_1d", layer=DCLSConv3d, fixed=dict(learned_axes=(2,)), variants={}, **_DCLS
-    ),
-    Operator(
-        name="DCLS3_2d", layer=DCLSConv3d, fixed=dict(learned_axes=(1, 2)), variants={}, **_DCLS
+    *(
+        Operator(name=name, layer=layer, fixed=fixed, alias_of="DCLS", variants={}, **_DCLS)
+        for name, layer, fixed in (
+            ("DCLS1d", DCLSConv1d, {}),
+            ("DCLS2_1d", DCLSConv2d, dict(learned_axes=(1,))),
+            ("DCLS3d", DCLSConv3d, {}),
+            ("DCLS3_1d", DCLSConv3d, dict(learned_axes=(2,))),
+            ("DCLS3_2d", DCLSConv3d, dict(learned_axes=(1, 2))),
+        )
     ),
 )
 
@@ -312,7 +313,7 @@ def find_operator(kind: Any) -> Operator | None:
     return next((operator for operator, names in known if kind in names), None)
 
 
-def names(
+def operator_names(
     *, static: bool | None = None, baselines: bool = True, takes_over: bool = True
 ) -> list[str]:
     """Types of operators over two dimensions, in the catalogue's order.
@@ -325,8 +326,7 @@ def names(
     return [
         operator.name
         for operator in CATALOG
-        if operator.layer.spatial_dims == 2
-        and "learned_axes" not in operator.fixed
+        if operator.alias_of is None
         and static in (None, operator.is_static)
         and (baselines or not operator.baseline)
         and (operator.takeover_error is not None or not takes_over)
@@ -340,7 +340,7 @@ def markdown_table(baselines: bool = False) -> str:
         ["---"] * 5,
         *(
             [f"[`{o.name}`]({o.page})", o.learns, o.paper, o.takeover, o.folds]
-            for o in map(operator_of, names(takes_over=False))
+            for o in map(operator_of, operator_names(takes_over=False))
             if o.baseline == baselines
         ),
     ]

@@ -19,9 +19,9 @@ def test_layers_need_neither_mmdet_nor_mmseg_nor_mmcv_s_operations():
     code = """
 import mmlearnconv, torch
 from mmlearnconv.analysis import count_complexity
-from mmlearnconv.catalog import names
+from mmlearnconv.catalog import operator_names
 from mmcv.cnn import build_conv_layer
-for name in names(takes_over=False):
+for name in operator_names(takes_over=False):
     layer = build_conv_layer(dict(type=name), 3, 8, 3)
     layer(torch.randn(1, 3, 9, 9))
     count_complexity(layer, (9, 9))
@@ -39,9 +39,9 @@ def test_layers_swaps_and_analysis_need_torch_alone():
 import torch
 from torch import nn
 from mmlearnconv.analysis import count_complexity
-from mmlearnconv.catalog import names
+from mmlearnconv.catalog import operator_names
 from mmlearnconv.surgery import fold_convs, swap_convs
-for name in names():
+for name in operator_names():
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
     x = torch.randn(1, 3, 9, 9)
     expected = model(x)

@@ -31,9 +31,9 @@ from torch import nn
 from mmlearnconv import cli
 from mmlearnconv.analysis import count_complexity
 from mmlearnconv.analysis.cost import median_times, peak_memory
-from mmlearnconv.catalog import names, operator_of
-from mmlearnconv.engine import atomic_write
+from mmlearnconv.catalog import operator_names, operator_of
 from mmlearnconv.errors import UserError, UserValueError
+from mmlearnconv.files import atomic_write
 from mmlearnconv.layers import LearnableConv, takeover_errors
 from mmlearnconv.models import without_learnable
 from mmlearnconv.surgery import swap_convs
@@ -64,7 +64,7 @@ class Row:
     folds: str
 
 
-def arguments() -> argparse.ArgumentParser:
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -72,10 +72,10 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--conv",
         nargs="+",
-        choices=names(takes_over=False),
+        choices=operator_names(takes_over=False),
         metavar="TYPE",
-        default=names(baselines=False, takes_over=True),
-        help=f"of {', '.join(names(takes_over=False))}; default: the five of this package",
+        default=operator_names(baselines=False, takes_over=True),
+        help=f"of {', '.join(operator_names(takes_over=False))}; default: the five of this package",
     )
     parser.add_argument(
         "--where",
@@ -94,7 +94,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cpu", help="cpu or cuda; default: cpu")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     cli.add_cfg_options(parser)
-    return parser
+    return parser.parse_args()
 
 
 def plain_model(cfg: Config) -> ConfigDict:
@@ -214,7 +214,7 @@ def cells(row: Row, first: Row) -> list[str]:
 
 @cli.one_sentence
 def main() -> None:
-    args = arguments().parse_args()
+    args = parse_args()
     warnings.filterwarnings("ignore")
     MMLogger.get_instance("compare", log_level="ERROR")
     if min(args.size) < 32:

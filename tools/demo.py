@@ -24,13 +24,14 @@ from mmengine.utils import ProgressBar
 
 from mmlearnconv import cli
 from mmlearnconv.datasets import InputPipeline, LoadedImage, unwrap_dataset
-from mmlearnconv.engine import atomic_write, enforce_weights_only, load_checkpoint, load_whole
+from mmlearnconv.engine import enforce_weights_only, load_checkpoint, load_whole
 from mmlearnconv.errors import UserError, UserValueError
+from mmlearnconv.files import atomic_write
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 
 
-def arguments() -> argparse.ArgumentParser:
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -44,7 +45,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cpu", help="cpu or cuda; default: cpu")
     cli.add_cfg_options(parser)
     cli.add_trust_option(parser)
-    return parser
+    return parser.parse_args()
 
 
 class Model:
@@ -173,7 +174,7 @@ def draw_video(model: Model, path: Path, out: Path) -> int:
 
 @cli.one_sentence
 def main() -> None:
-    args = arguments().parse_args()
+    args = parse_args()
     source = Path(args.input)
     failures: list[str] = []
     video = source.suffix.lower() in VIDEOS

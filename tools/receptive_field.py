@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from mmlearnconv import cli
 from mmlearnconv.analysis import areas, centred, contribution, input_channels
 from mmlearnconv.datasets import InputPipeline
-from mmlearnconv.engine import atomic_write, load_checkpoint
+from mmlearnconv.engine import load_checkpoint
 from mmlearnconv.errors import UserValueError
+from mmlearnconv.files import atomic_write
 
 SAVE_EVERY = 10  # images
 
@@ -37,7 +38,7 @@ class Place(NamedTuple):
     point: tuple[float, float]
 
 
-def arguments() -> argparse.ArgumentParser:
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -59,7 +60,7 @@ def arguments() -> argparse.ArgumentParser:
     )
     cli.add_cfg_options(parser)
     cli.add_trust_option(parser)
-    return parser
+    return parser.parse_args()
 
 
 def check(args: argparse.Namespace) -> None:
@@ -149,7 +150,7 @@ def draw(fields: dict[str, Tensor], path: Path) -> None:
 
 @cli.one_sentence
 def main() -> None:
-    args = arguments().parse_args()
+    args = parse_args()
     check(args)
     checkpoints = args.checkpoint or ["-"] * len(args.models)
     places: list[Place] = []

@@ -29,7 +29,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmlearnconv import cli
-from mmlearnconv.catalog import names
+from mmlearnconv.catalog import operator_names
 from mmlearnconv.layers import LearnableConv
 
 PLAIN = "plain"
@@ -253,7 +253,7 @@ def check(scope: str, name: str, operator: str, size: int = 128) -> tuple[str, s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="configs whose name contains this")
-    known = names(baselines=False, takes_over=False)
+    known = operator_names(baselines=False, takes_over=False)
     parser.add_argument("--operators", nargs="+", default=known, help="types for conv_cfg")
     parser.add_argument("--size", type=int, default=128, help="side of the images")
     parser.add_argument("--reach", action="store_true", help="print what conv_cfg reaches")

@@ -43,7 +43,7 @@ alone() {
         --no-loadscope-reorder --dist loadgroup -m "not slow and not long" "$@")
 }
 MMLEARNCONV_WITHOUT_OPS=1 alone tests/ops tests/layers
-alone tests/surgery tests/analysis tests/test_import.py
+alone tests/surgery tests/analysis
 
 # openmim needs pkg_resources, which setuptools 82 dropped.
 "$PYTHON" -m pip install -q --no-compile --no-deps --target "$FOLDER/mim" openmim==0.3.9 \

@@ -20,8 +20,8 @@ from mmlearnconv import cli
 from mmlearnconv.analysis import SamplingPoints
 from mmlearnconv.analysis.sampling import Call
 from mmlearnconv.datasets import InputPipeline
-from mmlearnconv.engine import atomic_write
 from mmlearnconv.errors import UserValueError
+from mmlearnconv.files import atomic_write
 from mmlearnconv.visualization import (
     Picture,
     draw_layers,
@@ -37,7 +37,7 @@ from mmlearnconv.visualization import (
 FRAME_MILLISECONDS = 400
 
 
-def arguments() -> argparse.ArgumentParser:
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -69,7 +69,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--log", help="scalars.json of a run with LearnableConvStatsHook")
     cli.add_cfg_options(parser)
     cli.add_trust_option(parser)
-    return parser
+    return parser.parse_args()
 
 
 def point(text: str) -> tuple[float, float]:
@@ -104,7 +104,7 @@ def side_by_side(name: str, frames: list[Picture], out: Path) -> None:
 
 @cli.one_sentence
 def main() -> None:
-    args = arguments().parse_args()
+    args = parse_args()
     out = Path(args.out)
     if args.size < 32:
         raise UserValueError(f"--size {args.size}: must be 32 or more")

@@ -5,6 +5,7 @@ from .inputs import input_channels
 from .receptive_field import areas, centred, contribution
 from .sampling import Sampling, SamplingPoints
 from .search_path import search_path
+from .stages import stage_of
 
 __all__ = [
     "Complexity",
@@ -16,4 +17,5 @@ __all__ = [
     "count_complexity",
     "input_channels",
     "search_path",
+    "stage_of",
 ]

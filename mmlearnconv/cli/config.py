@@ -57,7 +57,7 @@ def read_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
     except ModuleNotFoundError as error:
         # Of a config that it inherits.
         raise UserValueError(f"config {path}: {error}{_how_to_install(str(error))}") from error
-    except Exception as error:  # It is a program.
+    except Exception as error:  # A config is Python: any exception may come.
         raise UserValueError(f"config {path}: {type(error).__name__}: {error}") from error
     if not isinstance(cfg.get("model"), dict):
         raise UserValueError(f"config {path} has no model")
@@ -83,7 +83,7 @@ def _refuse_misspelt(cfg: Config, option: str) -> None:
     """mmengine would add it to the config, and pass it over."""
     name = option.partition(".")[0]
     parts = {*cfg, *inspect.signature(Runner).parameters}
-    # mmdet's and mmseg's names for augmentation in tests are near to those without.
+    # The toolboxes' tta_* names resemble test_*.
     if name in parts or name.startswith("tta_"):
         return
     if near := get_close_matches(name, parts, 1, 0.8):

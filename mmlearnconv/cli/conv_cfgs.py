@@ -31,7 +31,7 @@ def check_conv_types(cfg: Config) -> None:
 def check_conv_cfg_used(cfg: Config, model: nn.Module) -> None:
     """Make sure that components build convolutions of the ``conv_cfg`` that they are given.
 
-    Some take the argument and ignore it. Of a folded model nothing can be said.
+    Some take the argument and ignore it. Folded models are not checked.
 
     Args:
         cfg: the config that the model was built from.
@@ -56,7 +56,7 @@ def check_conv_cfg_used(cfg: Config, model: nn.Module) -> None:
             if child is None:
                 break
             component, depth = child, depth + 1
-        # Of the model itself nothing can be said: the part has another name there.
+        # The model itself cannot be checked: the part has another name there.
         if depth and not any(isinstance(m, operator.layer) for m in component.modules()):
             raise UserValueError(
                 f"{path}: {type(component).__name__} builds no layer of it, so that type "

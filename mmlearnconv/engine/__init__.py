@@ -2,7 +2,6 @@
 
 from .checkpoint import (
     CheckpointError,
-    atomic_write,
     enforce_weights_only,
     find_checkpoint,
     load_checkpoint,
@@ -34,7 +33,6 @@ __all__ = [
     "ReseedHook",
     "ResumeCheckHook",
     "TakeoverReportHook",
-    "atomic_write",
     "check_pretrained",
     "enforce_weights_only",
     "find_checkpoint",

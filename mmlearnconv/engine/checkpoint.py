@@ -1,13 +1,10 @@
-"""Safe (weights-only) loading; atomic writing."""
+"""Safe (weights-only) loading."""
 
 import argparse
 import logging
 import os
 import pickle
 import re
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile, is_zipfile
@@ -19,6 +16,7 @@ from mmengine.logging import HistoryBuffer, print_log
 from mmengine.runner import CheckpointLoader
 
 from ..errors import UserValueError
+from ..files import atomic_write
 
 try:
     from numpy._core import multiarray
@@ -208,30 +206,3 @@ def newest_checkpoint(folder: str | os.PathLike) -> Path | None:
             "them to begin anew, or name another checkpoint"
         )
     return None
-
-
-@contextmanager
-def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
-    """A context with a temporary file to write, which is renamed to ``path`` at its end."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    try:
-        try:
-            yield Path(name)
-        except RuntimeError as error:
-            # So PyTorch says that a disk is full.
-            if not re.search("PytorchStreamWriter|inline_container|iostream", str(error)):
-                raise
-            raise OSError(f"{path}: could not be written: {str(error).splitlines()[0]}") from error
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -24,7 +24,7 @@ class DivergenceHook(Hook):
 
     Positions, offsets and widths do not recover from that. The error names the iteration, layers
     and parameters, and comes before a checkpoint of them is written. mmengine waits for the loss in
-    every iteration; the check waits for nothing more. This package's command lines register it.
+    every iteration; the check adds no synchronisation. This package's command lines register it.
 
     Raises:
         DivergenceError: the last step did.

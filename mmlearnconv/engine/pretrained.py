@@ -1,4 +1,4 @@
-"""``init_cfg=dict(type='Pretrained')`` that leaves nothing random in silence."""
+"""Pretrained initialisation that reports every tensor it did not set."""
 
 import logging
 import os

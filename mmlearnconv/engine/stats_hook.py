@@ -8,6 +8,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch import Tensor, nn
 
+from ..analysis import stage_of
 from ..errors import UserValueError
 from ..layers.base import LearnableConv
 from ..layers.dcls import DCLSConv
@@ -114,17 +115,6 @@ class LearnableConvStatsHook(Hook):
                 found.setdefault("regions_entropy", []).append(entropy)
                 found.setdefault("regions_empty", []).append((counts == 0).sum().double())
         return found
-
-
-def stage_of(name: str) -> str:
-    """Name of the stage that a statistic belongs to.
-
-    ``backbone.stages.2.1.depthwise_conv`` is of ``backbone.stages.2``, ``backbone.layer3.4.conv2``
-    of ``backbone.layer3``, ``neck.fpn_convs.0.conv`` of ``neck.fpn_convs``.
-    """
-    parts = name.split(".")
-    numbers = [i for i, part in enumerate(parts) if part.isdigit()]
-    return ".".join(parts[: numbers[-1]]) if numbers else ".".join(parts[:-1]) or name
 
 
 def _positions(layer: LearnableConv) -> nn.Parameter | None:

@@ -64,7 +64,7 @@ def differentiable(name: str, backward: Callable, setup_context: Callable) -> Ca
     return call
 
 
-def once(name: str) -> Callable:
+def forbid_second_derivative(name: str) -> Callable:
     """Return a backward operator as a function that raises an error when it is differentiated.
 
     Without a derivative formula PyTorch would treat the derivative as zero.
@@ -78,7 +78,7 @@ def once(name: str) -> Callable:
 
 def differentiated_once(tensor: Tensor, name: str) -> Tensor:
     """Return the tensor; a second derivative with respect to it raises an error naming ``name``."""
-    return tensor if torch.compiler.is_compiling() else _Once.apply(tensor, name)
+    return tensor if torch.compiler.is_compiling() else _FirstDerivativeOnly.apply(tensor, name)
 
 
 def wants_gradient(*tensors: Tensor) -> bool:
@@ -94,7 +94,7 @@ def _refuse(name: str) -> NoReturn:
     )
 
 
-class _Once(torch.autograd.Function):
+class _FirstDerivativeOnly(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
@@ -107,10 +107,10 @@ class _Once(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
-        return _NoMore.apply(grad, ctx.name), None
+        return _RefuseSecond.apply(grad, ctx.name), None
 
 
-class _NoMore(_Once):
+class _RefuseSecond(_FirstDerivativeOnly):
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
         _refuse(ctx.name)

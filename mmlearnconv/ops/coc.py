@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import UserValueError
-from .autograd import define, differentiable, once
+from .autograd import define, differentiable, forbid_second_derivative
 from .dispatch import check_devices, in_full_precision, without_autocast
 
 __all__ = ["associate_kernels", "normalize_filters", "orthogonalize", "standardize"]
@@ -184,7 +184,7 @@ def _polar_backward(grad: Tensor, filters: Tensor, vectors: Tensor, values: Tens
     return (turned @ exact + beyond).to(grad.dtype)
 
 
-_polar_gradient = once("orthogonalize_backward")
+_polar_gradient = forbid_second_derivative("orthogonalize_backward")
 _polar = differentiable(
     "orthogonalize",
     lambda ctx, grad, *_: _polar_gradient(grad, *ctx.saved_tensors),

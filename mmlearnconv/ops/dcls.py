@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserValueError
-from .autograd import differentiable, once
+from .autograd import differentiable, forbid_second_derivative
 from .depthwise import convolve, depthwise_taps
 from .dispatch import check_devices, in_full_precision, is_cpu, use_compiled
 from .extension import compiled
@@ -258,7 +258,7 @@ _kernel_gradients = compiled(
         weight.new_empty(weight.shape),
         positions.new_empty(positions.shape),
     ),
-    once,
+    forbid_second_derivative,
 )
 _compiled_kernel = compiled(
     "dcls_kernel",

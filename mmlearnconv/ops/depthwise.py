@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .autograd import differentiable, once
+from .autograd import differentiable, forbid_second_derivative
 from .conv3d import conv3d_by_slices, use_slices
 from .correlation import correlate
 from .dispatch import (
@@ -399,7 +399,9 @@ _weight_grad = compiled(
     lambda input, grad, size, *_: input.new_empty(input.shape[1], 1, *size),
     lambda name: differentiable(name, _weight_grad_backward, _weight_grad_context),
 )
-_taps_gradients = compiled("depthwise_taps_backward", _fake_taps_gradients, once)
+_taps_gradients = compiled(
+    "depthwise_taps_backward", _fake_taps_gradients, forbid_second_derivative
+)
 _taps = compiled(
     "depthwise_taps",
     _fake_taps,

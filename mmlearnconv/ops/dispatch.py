@@ -1,4 +1,4 @@
-"""The one place that decides where, in which precision and memory format an operation runs."""
+"""Device, precision and memory format: what every operation asks."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext

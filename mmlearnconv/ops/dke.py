@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import UserValueError
-from .autograd import define, differentiable, differentiated_once, once
+from .autograd import define, differentiable, differentiated_once, forbid_second_derivative
 from .depthwise import convolve, depthwise_taps
 from .dispatch import (
     accumulate_dtype,
@@ -259,7 +259,7 @@ _taps_gradients = compiled(
         torch.empty_like(positions),
         positions.new_empty(values.shape[:2]),
     ),
-    once,
+    forbid_second_derivative,
 )
 _compiled_taps = compiled(
     "dke_taps", _fake_taps, lambda name: differentiable(name, _taps_gradient, _taps_context)
@@ -372,7 +372,7 @@ def _gradient(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
     return *gradients, None, grad_scores if scored else None, *(None,) * 5
 
 
-_gradients = once("dke_conv_backward")
+_gradients = forbid_second_derivative("dke_conv_backward")
 _interpolated = differentiable("dke_conv", _gradient, _context)
 
 

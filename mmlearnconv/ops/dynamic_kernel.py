@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .autograd import define, differentiable, once
+from .autograd import define, differentiable, forbid_second_derivative
 from .dispatch import to_autocast_dtype, without_autocast
 from .geometry import conv_output_size, zero_unread_taps
 
@@ -131,7 +131,7 @@ def _context(ctx, inputs, output) -> None:
     ctx.save_for_backward(images, kernels)
 
 
-_gradients = once("conv2d_per_sample_backward")
+_gradients = forbid_second_derivative("conv2d_per_sample_backward")
 _operator = differentiable(
     "conv2d_per_sample",
     lambda ctx, grad: (*_gradients(grad, *ctx.saved_tensors, *ctx.geometry), *(None,) * 4),

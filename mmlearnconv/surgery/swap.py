@@ -72,7 +72,7 @@ class SwapRule:
         chosen = [f"{name}={value!r}" for name, value in named if value not in (None, (), False)]
         return f"rule {', '.join(chosen)} -> {self.operator}"
 
-    def names(self, name: str) -> bool:
+    def matches(self, name: str) -> bool:
         """Whether the rule matches a module of this name."""
         if self.regex is not None:
             named = re.fullmatch(self.regex, name) is not None
@@ -219,7 +219,7 @@ def _choose(
     """The convolutions that a rule matches, with names; of several names, the first."""
     named = {}
     for name, module in model.named_modules(remove_duplicate=False):
-        if rule.names(name) and module not in named:
+        if rule.matches(name) and module not in named:
             named[module] = name
     convs = [(n, m) for m, n in named.items() if isinstance(m, _CONVOLUTIONS)]
     left = [(n, m) for n, m in convs if m not in taken]

@@ -1,6 +1,6 @@
 """Pictures of what layers learned, and a page that holds them."""
 
-from .images import normalise, read_image, size_for
+from .images import size_for
 from .log import draw_log
 from .page import write_page
 from .picture import Picture
@@ -15,8 +15,6 @@ __all__ = [
     "draw_point",
     "draw_positions",
     "layers_to_show",
-    "normalise",
-    "read_image",
     "size_for",
     "write_page",
 ]

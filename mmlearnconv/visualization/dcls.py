@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..engine.stats_hook import stage_of
+from ..analysis.stages import stage_of
 from ..layers import DCLSConv2d
 from .picture import SEQUENTIAL, Picture, grid, name_axes, name_panel, panels, short, show_kernel
 

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ..analysis import Sampling, SamplingPoints
-from ..engine import atomic_write
+from ..files import atomic_write
 from .picture import Picture
 
 _TEMPLATE = Path(__file__).with_name("page.html")

@@ -8,7 +8,7 @@ from torch import nn
 
 from ..analysis import Sampling, SamplingPoints
 from ..analysis.sampling import sampler_of
-from ..engine.stats_hook import stage_of
+from ..analysis.stages import stage_of
 from ..layers import LearnableConv
 from .picture import MARK, Picture, grid, short
 

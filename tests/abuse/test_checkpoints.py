@@ -91,8 +91,16 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("kind", mostly_long(FILES, "another-model", "code"))
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    ("place", "kind"),
+    mostly_long(
+        [(place, kind) for place in PLACES for kind in FILES],
+        *((place, "code") for place in PLACES),
+        ("test", "another-model"),
+        ("load_from", "another-model"),
+        ("fold", "another-model"),
+    ),
+)
 def test_a_file_that_is_no_checkpoint(place, kind, config, shapes, stops, tmp_path):
     path, mark = tmp_path / "file.pth", tmp_path / "ran"
     write, message = FILES[kind]

@@ -110,10 +110,15 @@ CASES = {
 
 @pytest.mark.parametrize(
     ("case", "workers"),
-    # Training does not read what evaluation does.
-    [(case, 0) for case in CASES if case != "no iscrowd"]
-    + mostly_long(
-        [(case, 1) for case in CASES if case.startswith("image")], ("image cut in its middle", 1)
+    mostly_long(
+        # Training does not read what evaluation does.
+        [(case, 0) for case in CASES if case != "no iscrowd"]
+        + [(case, 1) for case in CASES if case.startswith("image")],
+        ("cut", 0),
+        ("image missing", 0),
+        ("image cut in its middle", 1),
+        ("folder missing", 0),
+        ("file for a folder", 0),
     ),
 )
 def test_data_that_cannot_be_trained_on(case, workers, config, shapes, stops, tmp_path):
@@ -264,9 +269,15 @@ MAPS = {
 
 @pytest.mark.parametrize(
     ("case", "workers", "backend"),
-    [(case, 0, "pillow") for case in MAPS]
-    + [("cut", 1, "pillow"), ("cut", 0, "cv2"), ("empty", 0, "cv2"), ("html", 1, "cv2")]
-    + [("three channels", 0, "cv2"), ("16 bits", 1, "cv2")],
+    mostly_long(
+        [(case, 0, "pillow") for case in MAPS]
+        + [("cut", 1, "pillow"), ("cut", 0, "cv2"), ("empty", 0, "cv2"), ("html", 1, "cv2")]
+        + [("three channels", 0, "cv2"), ("16 bits", 1, "cv2")],
+        ("cut", 1, "pillow"),
+        ("three channels", 0, "pillow"),
+        ("16 bits", 1, "cv2"),
+        ("values of pixels in validation", 0, "pillow"),
+    ),
 )
 def test_label_maps_that_cannot_be_trained_on(case, workers, backend, shapes, stops, tmp_path):
     root = tmp_path / "data set é"

@@ -60,7 +60,7 @@ def assert_all_whole(folder):
 
 
 @pytest.mark.parametrize("place", mostly_long(["file/out", "/proc/nowhere/out"], "file/out"))
-@pytest.mark.parametrize("tool", TOOLS)
+@pytest.mark.parametrize("tool", mostly_long(TOOLS, "train", "fold", "visualize"))
 def test_a_folder_that_cannot_be_made(tool, place, config, source, image, stops, tmp_path):
     (tmp_path / "file").write_text("not a folder")
     said = stops(*TOOLS[tool](config, source, image, place))
@@ -78,7 +78,7 @@ def run_bound_by_permissions(command):
         print("stopped:", stopped)
 
 
-@pytest.mark.parametrize("tool", TOOLS)
+@pytest.mark.parametrize("tool", mostly_long(TOOLS, "train", "test", "demo"))
 def test_a_read_only_folder(tool, config, source, image, tmp_path):
     folder = tmp_path / "read only"
     folder.mkdir(mode=0o555)
@@ -115,11 +115,16 @@ def full_disk():
 
 @pytest.mark.parametrize(
     ("tool", "room"),
-    [
-        # Less than what they write.
-        *((tool, 100_000) for tool in ("train", "fold", "convert", "visualize")),
-        *(("test", 50_000), ("demo", 5_000), ("receptive_field", 5_000)),
-    ],
+    mostly_long(
+        [
+            # Less than what they write.
+            *((tool, 100_000) for tool in ("train", "fold", "convert", "visualize")),
+            *(("test", 50_000), ("demo", 5_000), ("receptive_field", 5_000)),
+        ],
+        ("train", 100_000),
+        ("fold", 100_000),
+        ("receptive_field", 5_000),
+    ),
 )
 def test_a_full_disk(tool, room, config, source, image, stops, full_disk, tmp_path):
     out = tmp_path / "out"
@@ -137,7 +142,12 @@ def test_a_full_disk(tool, room, config, source, image, stops, full_disk, tmp_pa
 
 
 @pytest.mark.parametrize("kills", mostly_long([3, 12], 3))
-@pytest.mark.parametrize("tool", ["train", "test", "fold", "convert", "visualize", "demo"])
+@pytest.mark.parametrize(
+    "tool",
+    mostly_long(
+        ["train", "test", "fold", "convert", "visualize", "demo"], "train", "test", "convert"
+    ),
+)
 def test_kills_at_random_moments(tool, kills, config, source, image, tmp_path):
     out = tmp_path / "out"
     name, *arguments = TOOLS[tool](config, source, image, out)
@@ -219,7 +229,10 @@ def interrupted_at_the_end(command):
     assert stopped.value.code == 130
 
 
-@pytest.mark.parametrize("tool", ["fold", "convert", "visualize", "receptive_field", "demo"])
+@pytest.mark.parametrize(
+    "tool",
+    mostly_long(["fold", "convert", "visualize", "receptive_field", "demo"], "fold", "demo"),
+)
 def test_ctrl_c_while_writing(tool, config, source, image, tmp_path):
     out = tmp_path / "out"
     name, *arguments = TOOLS[tool](config, source, image, out)

@@ -3,12 +3,12 @@ import torch
 from torch import nn
 
 from mmlearnconv.analysis import count_complexity
-from mmlearnconv.registry import CONV_LAYERS
+from mmlearnconv.surgery import build_conv
 from tests.conftest import config_path
 
 
 def conv(kind, *args, **kwargs):
-    return CONV_LAYERS.build(dict(type=kind, in_channels=args[0], out_channels=args[1], **kwargs))
+    return build_conv(dict(type=kind), *args, **kwargs)
 
 
 def test_plain_layers_by_hand():

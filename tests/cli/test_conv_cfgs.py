@@ -3,7 +3,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from mmlearnconv.cli.conv_cfgs import check_conv_cfg_used
-from mmlearnconv.surgery import fold_convs, folded_config
+from mmlearnconv.models import folded_config
+from mmlearnconv.surgery import fold_convs
 from tests.conftest import config_path
 
 

@@ -12,7 +12,8 @@ import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner.checkpoint import _load_checkpoint
 
-from mmlearnconv.engine import CheckpointError, atomic_write, enforce_weights_only, load_checkpoint
+from mmlearnconv.engine import CheckpointError, enforce_weights_only, load_checkpoint
+from mmlearnconv.files import atomic_write
 
 
 class Payload:
@@ -146,7 +147,7 @@ def test_a_kill_leaves_the_old_file(tmp_path):
     path.write_text("old")
     code = (
         "import os, signal\n"
-        "from mmlearnconv.engine import atomic_write\n"
+        "from mmlearnconv.files import atomic_write\n"
         f"with atomic_write({str(path)!r}) as temporary:\n"
         "    temporary.write_text('half')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"

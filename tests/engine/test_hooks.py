@@ -17,7 +17,6 @@ from mmlearnconv.engine import (
     RepulsiveLossHook,
     ReseedHook,
 )
-from mmlearnconv.engine.stats_hook import stage_of
 from mmlearnconv.layers import CoCConv2d, DCLSConv2d, DKEConv2d, DRConv2d
 from mmlearnconv.ops import orthogonality, repulsion
 
@@ -212,20 +211,6 @@ def test_the_first_position_step_after_a_restart_is_of_its_own_iterations(tmp_pa
     assert line["position_step/stages.0"] == pytest.approx(
         torch.stack(moved).mean().item(), rel=1e-4
     )
-
-
-@pytest.mark.parametrize(
-    ("name", "stage"),
-    [
-        ("backbone.stages.2.1.depthwise_conv", "backbone.stages.2"),
-        ("backbone.layer3.4.conv2", "backbone.layer3"),
-        ("neck.fpn_convs.0.conv", "neck.fpn_convs"),
-        ("decode_head.bottleneck.conv", "decode_head.bottleneck"),
-        ("head", "head"),
-    ],
-)
-def test_stages(name, stage):
-    assert stage_of(name) == stage
 
 
 @pytest.mark.parametrize("by_epoch", [True, False])

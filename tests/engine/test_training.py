@@ -10,7 +10,7 @@ import uuid
 import pytest
 import torch
 
-from mmlearnconv.catalog import names
+from mmlearnconv.catalog import operator_names
 from tests.conftest import ROOT
 from tests.tools.test_command_lines import run
 
@@ -33,7 +33,7 @@ SHARED = dict(
     layer_scale_init_value=1.0,
 )
 # Batch norms, such as Involution's, differ by rank.
-OPERATORS = names(baselines=False)
+OPERATORS = operator_names(baselines=False)
 BACKBONES = {op: RESNET | dict(conv_cfg=dict(type=op)) for op in OPERATORS}
 BACKBONES["shared"] = SHARED
 CONFIG = """

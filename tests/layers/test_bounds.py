@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from mmlearnconv.catalog import names, operator_of
+from mmlearnconv.catalog import operator_names, operator_of
 from mmlearnconv.layers import LearnableConv, bounds, clamp_after_steps, clamp_parameters
 from tests.layers.contract import captured
 
 BOUNDED = pytest.mark.parametrize(
-    "name", [name for name in names() if operator_of(name).build(2, 2, 3).bounded_shapes]
+    "name", [name for name in operator_names() if operator_of(name).build(2, 2, 3).bounded_shapes]
 )
 
 

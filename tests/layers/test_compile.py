@@ -62,7 +62,7 @@ def test_compiles_with_inductor(key):
 
 
 @EVERY_LAYER
-@pytest.mark.parametrize("groups", [1, 8])
+@pytest.mark.parametrize("groups", mostly_long([1, 8], 8))
 def test_exports_with_the_same_numbers(name, layer, options, groups):
     conv = layer(8, 8, 3, padding=1, groups=groups, **options).eval()
     x = random_map(layer, 2, 8, (20, 21, 9))

@@ -85,8 +85,8 @@ def make_map(channels: int, case: dict[str, Any]) -> torch.Tensor:
     return x.to(case.get("device", "cpu"), case["dtype"])
 
 
-def run(conv: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
-    """Output and gradients."""
+def run(conv: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Output and gradients, by name."""
     leaves = [x.detach().clone().requires_grad_(), *conv.parameters()]
     y = conv(leaves[0])
     # So small that the sums of it are about one, which errors are relative to.
@@ -94,17 +94,27 @@ def run(conv: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
     upstream = upstream.sin().view(y.shape)
     upstream = upstream / max(1, y.numel()) ** 0.5
     grads = torch.autograd.grad(y, leaves, upstream.to(y.dtype))
-    return [y.detach(), *grads]
+    names = ["input", *(name for name, _ in conv.named_parameters())]
+    return dict(output=y.detach()) | {
+        f"gradient of {name}": grad for name, grad in zip(names, grads, strict=True)
+    }
 
 
-def assert_near(found: list[torch.Tensor], expected: list[torch.Tensor], ulps: float) -> None:
-    for ours, theirs in zip(found, expected, strict=True):
-        assert ours.shape == theirs.shape
+def assert_near(
+    found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], ulps: float
+) -> None:
+    assert found.keys() == expected.keys()
+    for name, ours in found.items():
+        theirs = expected[name]
+        assert ours.shape == theirs.shape, name
         if ours.numel():
             tolerance = ulps * torch.finfo(ours.dtype).eps
             scale = max(1.0, theirs.abs().max().item())
             torch.testing.assert_close(
-                *(ours.double(), theirs.double()), rtol=tolerance, atol=tolerance * scale
+                *(ours.double(), theirs.double()),
+                rtol=tolerance,
+                atol=tolerance * scale,
+                msg=lambda text, name=name: f"{name}: {text}",
             )
 
 
@@ -150,12 +160,12 @@ def test_a_layer_does_what_a_convolution_does(name, layer, options):
             return
         before = x.clone()
         found = run(conv, x)
-        assert found[0].shape == expected.shape
-        assert found[0].dtype == expected.dtype
+        assert found["output"].shape == expected.shape
+        assert found["output"].dtype == expected.dtype
         assert torch.equal(x, before)
-        assert all(value.isfinite().all() for value in found)
+        assert all(value.isfinite().all() for value in found.values())
         if case["layout"] == "contiguous":
-            assert found[0].is_contiguous()
+            assert found["output"].is_contiguous()
         elif (
             case["layout"] == "channels_last"
             and x.ndim == 4
@@ -165,7 +175,7 @@ def test_a_layer_does_what_a_convolution_does(name, layer, options):
         ):
             for memory_format in (torch.contiguous_format, torch.channels_last):
                 if expected.is_contiguous(memory_format=memory_format):
-                    assert found[0].is_contiguous(memory_format=memory_format)
+                    assert found["output"].is_contiguous(memory_format=memory_format)
         with ops.without_extension():
             assert_near(run(conv, x), found, 64)
         # Where two regions' guides are nearly equal, rounding chooses the other one.
@@ -173,6 +183,6 @@ def test_a_layer_does_what_a_convolution_does(name, layer, options):
             # Rounded parameters and inputs, computed in float32.
             exact.load_state_dict({k: v.float() for k, v in conv.state_dict().items()})
             rounded = run(exact, x.float())
-            assert_near([found[0]], [rounded[0]], 16)
+            assert_near(dict(output=found["output"]), dict(output=rounded["output"]), 16)
 
     check()

@@ -218,7 +218,7 @@ def test_no_parameter_is_left_without_a_gradient(name, layer, options):
 @EVERY_LAYER
 @pytest.mark.parametrize("groups", [1, 4])
 def test_runs_on_meta(name, layer, options, groups):
-    """As tools do that plan for memory or shapes."""
+    """Tools that plan memory run models on the meta device."""
     conv = layer(4, 8, 3, stride=2, groups=groups, **options).to("meta")
     output = conv(random_map(layer, size=(9, 8, 7)).to("meta"))
     assert output.shape == (2, 8, *(4, 3, 3)[: layer.spatial_dims])

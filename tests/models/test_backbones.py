@@ -6,7 +6,7 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from mmlearnconv.analysis import count_complexity
-from mmlearnconv.catalog import names
+from mmlearnconv.catalog import operator_names
 from mmlearnconv.layers import DRConv2d, LearnableConv
 
 # Backbone, its outputs' channels and strides, and how many stages it has.
@@ -65,7 +65,7 @@ def test_norm_eval(name):
     assert all(p.requires_grad for p in net.parameters())
 
 
-@pytest.mark.parametrize("operator", names(baselines=False, takes_over=False))
+@pytest.mark.parametrize("operator", operator_names(baselines=False, takes_over=False))
 @pytest.mark.parametrize("name", [name for name in BACKBONES if name != "TwoBranchNet"])
 def test_conv_cfg(name, operator):
     net = build(name, conv_cfg=dict(type=operator), out_indices=(0,))

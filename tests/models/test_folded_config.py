@@ -5,13 +5,13 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
-from mmlearnconv.catalog import names, operator_of
+from mmlearnconv.catalog import operator_names, operator_of
 from mmlearnconv.layers import DCLSConv2d, DepthwiseTapsConv2d, LearnableConv
 from mmlearnconv.models import ConvNeXt, folded_config, without_learnable
 from mmlearnconv.surgery import fold_convs
 
 SMALL = dict(depths=(1, 1, 1, 1), channels=(8, 16, 24, 32))
-STATIC = names(static=True, takes_over=False)
+STATIC = operator_names(static=True, takes_over=False)
 # Whose folded kernels are larger than the nominal ones.
 GROW = [
     name for name in STATIC if operator_of(name).build(2, 2, 3).dense_kernel().shape[2:] != (3, 3)

@@ -2,11 +2,11 @@ import pytest
 import torch
 from torch import nn
 
-from mmlearnconv.catalog import names
+from mmlearnconv.catalog import operator_names
 from mmlearnconv.layers import LearnableConv
 from mmlearnconv.surgery import build_conv, fold_convs, swap_convs
 
-STATIC = names(static=True, takes_over=False)
+STATIC = operator_names(static=True, takes_over=False)
 
 
 class Net(nn.Module):
@@ -63,7 +63,7 @@ def test_fusing_before_folding_leaves_learnable_convolutions_alone():
     torch.testing.assert_close(fuse_conv_bn(model)(x), expected)
 
 
-@pytest.mark.parametrize("operator", names(static=False))
+@pytest.mark.parametrize("operator", operator_names(static=False))
 def test_dynamic_layers_are_refused_by_name_and_nothing_changes(operator):
     model = nn.Sequential(Net(dict(type="CoC")), Net(dict(type=operator)))
     before = dict(model.named_modules())

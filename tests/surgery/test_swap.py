@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmlearnconv.catalog import names, operator_of
+from mmlearnconv.catalog import operator_names, operator_of
 from mmlearnconv.layers import DCLSConv2d, DeformableKernelConv2d, DKEConv2d, LearnableConv
 from mmlearnconv.surgery import SwapRule, from_conv, swap_convs
 from tests.layers.contract import captured
@@ -45,7 +45,7 @@ def learnable(model):
     return {n for n, m in model.named_modules() if isinstance(m, LearnableConv)}
 
 
-@pytest.mark.parametrize("operator", names())
+@pytest.mark.parametrize("operator", operator_names())
 def test_a_swapped_network_gives_the_same_outputs(operator):
     model = Net().double().eval()
     x = torch.randn(2, 3, 64, 64, dtype=torch.double)
@@ -56,7 +56,7 @@ def test_a_swapped_network_gives_the_same_outputs(operator):
     assert (model(x) - expected).norm() / expected.norm() < (5e-3 if near else 1e-10)
 
 
-@pytest.mark.parametrize("operator", names(baselines=False))
+@pytest.mark.parametrize("operator", operator_names(baselines=False))
 @pytest.mark.parametrize(
     "geometry",
     [

@@ -8,7 +8,7 @@ import re
 import pytest
 import torch
 
-from mmlearnconv.catalog import names
+from mmlearnconv.catalog import operator_names
 from mmlearnconv.datasets import Style, make_shape_classes, make_shapes
 from tests import libraries
 from tests.conftest import ROOT, mostly_long
@@ -48,7 +48,7 @@ def operator(name):
     return [f"model.backbone.conv_cfg.type={name}"]
 
 
-OPERATORS = names(baselines=False, takes_over=True)
+OPERATORS = operator_names(baselines=False, takes_over=True)
 
 
 @pytest.mark.parametrize("name", mostly_long(OPERATORS, "DCLS", "DRConv"))

@@ -6,7 +6,7 @@ import os
 import pytest
 from mmengine.config import Config
 
-from mmlearnconv.catalog import names
+from mmlearnconv.catalog import operator_names
 from tests import libraries
 from tests.conftest import ROOT, config_path
 from tests.processes import run_file
@@ -28,7 +28,7 @@ def test_every_operator_by_conv_cfg(tmp_path, run_tool):
     file = tmp_path / "figures.json"
     said = run_tool("compare", CONFIG, "--json", file, *SMALL)
     table = table_of(said)
-    assert list(table) == ["plain", *names(baselines=False)]
+    assert list(table) == ["plain", *operator_names(baselines=False)]
     found = {row["operator"]: row for row in json.loads(file.read_text())["rows"]}
     # ResNet-18: a stem, 16 convolutions of 3x3 and three of 1x1, which some types leave plain.
     assert found["plain"]["reached"] == 0

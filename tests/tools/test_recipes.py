@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 
-from mmlearnconv.catalog import names
+from mmlearnconv.catalog import operator_names
 from tests.conftest import ROOT, mostly_long
 from tests.tools.test_command_lines import (
     ONE_PROCESS,
@@ -52,7 +52,9 @@ def assert_quickstart_learns(operator, work_dir, *options, arguments=(), hooks=(
     falls(work_dir)
 
 
-@pytest.mark.parametrize("operator", mostly_long(names(baselines=False, takes_over=False), "DCLS"))
+@pytest.mark.parametrize(
+    "operator", mostly_long(operator_names(baselines=False, takes_over=False), "DCLS")
+)
 def test_mixed_precision_averages_and_accumulation(operator, tmp_path):
     assert_quickstart_learns(
         operator,

@@ -13,7 +13,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
-from mmlearnconv.catalog import names
+from mmlearnconv.catalog import operator_names
 from tests.conftest import ROOT
 from tests.tools.test_command_lines import (
     ONE_PROCESS,
@@ -124,7 +124,7 @@ def plain_quickstart(tmp_path_factory):
 
 @pytest.mark.long
 @pytest.mark.xdist_group("plain_quickstart")
-@pytest.mark.parametrize("operator", names(baselines=False))
+@pytest.mark.parametrize("operator", operator_names(baselines=False))
 def test_a_swap_keeps_the_average_precision(plain_quickstart, operator, tmp_path):
     checkpoint, expected = plain_quickstart
     assert expected["coco/segm_mAP_50"] > 0.05

@@ -6,7 +6,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from ..autograd import define, differentiable, once
+from ..autograd import define, differentiable, forbid_second_derivative
 from ..dispatch import (
     accumulate_dtype,
     empty_like,
@@ -131,7 +131,7 @@ def _dense_gradient(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
     return *gradients, None if ctx.saved_tensors[3] is None else grad_data, *(None,) * 5
 
 
-_dense_gradients = once("dk_dense_backward")
+_dense_gradients = forbid_second_derivative("dk_dense_backward")
 dense = differentiable("dk_dense", _dense_gradient, _context)
 
 
@@ -187,7 +187,9 @@ def _depthwise_gradient(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
     )
 
 
-_depthwise_gradients = compiled("dk_depthwise_backward", _fake_depthwise_gradients, once)
+_depthwise_gradients = compiled(
+    "dk_depthwise_backward", _fake_depthwise_gradients, forbid_second_derivative
+)
 depthwise = compiled(
     "dk_depthwise",
     lambda input, space, offsets, *_: empty_like(

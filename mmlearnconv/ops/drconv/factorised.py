@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..autograd import define, differentiable, once
+from ..autograd import define, differentiable, forbid_second_derivative
 from ..dispatch import (
     accumulate_dtype,
     empty_like,
@@ -92,20 +92,20 @@ def _backward(
     groups: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of the input, the guide, the pattern and of scale and bias side by side."""
-    x, shares, matrices = _prepare(input, pattern, filter_scale, filter_bias)
+    x, wide_pattern, matrices = _prepare(input, pattern, filter_scale, filter_bias)
     region = guide.max(1).indices.flatten()
     geometry = guide.shape[2:], stride, padding, dilation
     grad = grad.to(x.dtype).permute(0, 2, 3, 1).flatten(0, 2)
     multiply_backward = in_buckets_backward if _has_buckets(region) else _in_tiles_backward
     with without_autocast(x):
-        tensors = grad, x, shares, matrices, region
-        grad_x, grad_shares, grad_matrices = multiply_backward(*tensors, geometry, groups)
-        inner = inner_products(grad, x, shares, matrices, geometry, groups)
+        tensors = grad, x, wide_pattern, matrices, region
+        grad_x, grad_pattern, grad_matrices = multiply_backward(*tensors, geometry, groups)
+        inner = inner_products(grad, x, wide_pattern, matrices, geometry, groups)
     inner = inner.view(len(x), *guide.shape[2:], len(filter_scale)).permute(0, 3, 1, 2)
     return (
         match_memory_format(grad_x.to(input.dtype), input),
         through_softmax(guide, inner).contiguous(),
-        grad_shares.to(pattern.dtype),
+        grad_pattern.to(pattern.dtype),
         grad_matrices.to(torch.promote_types(filter_scale.dtype, filter_bias.dtype)),
     )
 
@@ -122,7 +122,7 @@ def _gradient(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
     return *gradients, grad_scale.to(scale.dtype), grad_bias.to(bias.dtype), *(None,) * 4
 
 
-_gradients = once("drconv_factorised_backward")
+_gradients = forbid_second_derivative("drconv_factorised_backward")
 drconv_factorised = differentiable(
     "drconv_factorised",
     _gradient,

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..autograd import define, once
+from ..autograd import define, forbid_second_derivative
 from ..dispatch import accumulate_dtype, without_autocast
 from ..dynamic_kernel import conv2d_per_sample
 from .regions import grouped_matmul, locations_per_tile
@@ -119,7 +119,7 @@ def _from_filters(
         return through_softmax(guide, inner)
 
 
-_gradient_from_filters = once("drconv_guide_backward")
+_gradient_from_filters = forbid_second_derivative("drconv_guide_backward")
 
 
 class _FromFactors(torch.autograd.Function):
@@ -182,4 +182,4 @@ def _from_factors(
         return through_softmax(guide, torch.stack(inner, 1))
 
 
-_gradient_from_factors = once("drconv_factors_backward")
+_gradient_from_factors = forbid_second_derivative("drconv_factors_backward")

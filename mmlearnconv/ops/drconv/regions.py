@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import dispatch
-from ..autograd import define, differentiable, once
+from ..autograd import define, differentiable, forbid_second_derivative
 from ..extension import has_kernels_for
 from ..matmul import matmul_rows, matmul_rows_backward
 
@@ -86,7 +86,7 @@ def _context(ctx, inputs, output) -> None:
     ctx.save_for_backward(*tensors)
 
 
-_gradients = once("region_matmul_backward")
+_gradients = forbid_second_derivative("region_matmul_backward")
 _operator = differentiable(
     "region_matmul",
     lambda ctx, grad: (*_gradients(grad, *ctx.saved_tensors, ctx.groups), None, None),

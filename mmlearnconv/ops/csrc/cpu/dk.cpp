@@ -193,7 +193,8 @@ MMLC_INLINE void backward_places(
   }
 }
 
-// Runs `call` over the channels first..last-1, with `most` vectors at a time while they are whole.
+// The channels first..last-1, `most` vectors at a time while they are whole. These are macros,
+// since a function compiled for every CPU (target_clones) cannot be a template.
 #define MMLC_FOR_CHANNELS(T, most, call)   \
   for (int64_t c = first; c < last;) {     \
     if (c + most * kLanes<T> <= last) {    \
