@@ -14,6 +14,7 @@ import torch
 
 from mmlearnconv import cli, engine
 from mmlearnconv.errors import UserError, UserValueError
+from mmlearnconv.files import atomic_write
 from mmlearnconv.models.convnext import convert_state_dict
 
 VERSIONS = ("v0", "v1", "max", "gauss")
@@ -44,7 +45,7 @@ def main() -> None:
         state_dict, notes = convert_state_dict(weights, args.version)
     except UserError as error:
         raise UserValueError(f"{args.source}: {error}") from error
-    with engine.atomic_write(Path(args.target)) as path:
+    with atomic_write(Path(args.target)) as path:
         torch.save(dict(meta={}, state_dict=state_dict), path)
     print(f"{notes}\nwritten: {args.target}")
 

@@ -28,6 +28,7 @@ from mmlearnconv import cli, engine
 from mmlearnconv.analysis import input_channels
 from mmlearnconv.datasets import InputPipeline, LoadedImage
 from mmlearnconv.errors import UserValueError
+from mmlearnconv.files import atomic_write
 from mmlearnconv.layers import LearnableConv
 from mmlearnconv.models import folded_config
 from mmlearnconv.surgery import fold_convs
@@ -174,9 +175,9 @@ def main() -> None:
     config = Path(args.out_dir) / Path(args.config).name
     weights = config.with_suffix(".pth")
     kept = {key: meta[key] for key in ("dataset_meta", "epoch", "iter") if key in meta}
-    with engine.atomic_write(weights) as path:
+    with atomic_write(weights) as path:
         torch.save(dict(meta=kept, state_dict=folded.state_dict()), path)
-    with engine.atomic_write(config) as path:
+    with atomic_write(config) as path:
         cfg.dump(path)
     needs = "needs mmlearnconv" if needs_package else "does not need mmlearnconv"
     print(f"written: {config} and {weights}; the config {needs}")

@@ -11,7 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 from ..errors import UserValueError
-from ..layers import report_takeovers, takeover_errors
+from ..layers import report_takeovers
 from ..layers.dke import SWAP_ALPHA, DKEConv2d
 from .epochs import refuse_epochs
 from .model import unwrap_model
@@ -21,17 +21,12 @@ from .model import unwrap_model
 class TakeoverReportHook(Hook):
     """Logs how many layers were set from plain weights, and how well, once all are loaded.
 
-    This package's command lines register it.
+    This package's command lines register it. Without it the first step of the optimizer logs the
+    line.
     """
 
-    def __init__(self) -> None:
-        self.reported: dict[str, float] = {}
-
     def before_train(self, runner: Any) -> None:
-        model = unwrap_model(runner.model)
-        if (errors := takeover_errors(model)) != self.reported:
-            self.reported = errors
-            report_takeovers(model)
+        report_takeovers(unwrap_model(runner.model))
 
     before_val = before_test = before_train
 

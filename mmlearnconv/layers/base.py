@@ -69,6 +69,9 @@ class LearnableConv(CheckedOptions, nn.Module):
     #: checkpoint was loaded since.
     takeover_error: float | None = None
 
+    #: Whether the log has said so.
+    _takeover_reported = False
+
     def __init__(
         self,
         in_channels: int,
@@ -349,7 +352,12 @@ class LearnableConv(CheckedOptions, nn.Module):
             ValueError: the layer cannot compute what a plain convolution does.
         """
         weight = weight.detach().to(next(self.parameters()))
-        self.takeover_error = self.load_conv_weight_(weight)
+        self._note_takeover(self.load_conv_weight_(weight))
+
+    def _note_takeover(self, error: float) -> None:
+        self.takeover_error = error
+        self._takeover_reported = False
+        bounds.watch(self)
 
     def _conv_forward(self, *args: Any) -> Tensor:
         raise RuntimeError(

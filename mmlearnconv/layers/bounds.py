@@ -1,12 +1,12 @@
 """Bounds of positions: enforced after every optimizer step, in any training loop.
 
-No config or training script has to do it. The first layer that has bounds, or an ``optim_policy``,
-registers a hook on all PyTorch optimizers. ``clamp_after_steps(False)`` removes the hook; a custom
-training loop can call :func:`clamp_parameters` instead.
+No config or training script has to do it. The first layer that has bounds or an ``optim_policy``,
+or took over a plain kernel, registers a hook on all PyTorch optimizers. ``clamp_after_steps(False)``
+removes the hook; a custom training loop can call :func:`clamp_parameters` instead.
 """
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -42,6 +42,7 @@ class _StepHook:
     def __call__(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
         stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
         neglected: dict[str, dict[str, float]] = {}
+        taken_over: list[LearnableConv] = []
         for layer in list(self.layers):
             if _is_flattened(layer):
                 self.warn_of_flattened(layer)
@@ -50,12 +51,16 @@ class _StepHook:
             if not trained:
                 continue
             layer.clamp_parameters()
+            if layer.takeover_error is not None and not layer._takeover_reported:
+                taken_over.append(layer)
             if not layer._policy_applied:
                 layer._policy_applied = True
                 for name in layer.optim_policy.keys() & trained:
                     neglected[f"{type(layer).__name__}.{name}"] = layer.optim_policy[name]
         if neglected:
             _log_neglected(neglected)
+        if taken_over:
+            log_takeovers(taken_over)
 
     def warn_of_flattened(self, layer: "LearnableConv") -> None:
         if self.warned_of_flattened:
@@ -107,7 +112,7 @@ def clamp_to_window_(positions: Tensor, window: Sequence[int]) -> None:
 
 
 def watch(layer: "LearnableConv") -> None:
-    """Enforce a layer's bounds from now on, and log if its ``optim_policy`` is not applied."""
+    """Enforce a layer's bounds from now on; log what it took over, and a neglected policy."""
     _hook.layers.add(layer)
     _hook.register()
 
@@ -119,6 +124,18 @@ def _is_flattened(layer: "LearnableConv") -> bool:
         name not in parameters or parameters[name].shape != shape
         for name, shape in layer.bounded_shapes.items()
     )
+
+
+def log_takeovers(layers: "Collection[LearnableConv]") -> None:
+    """Log, in one line, how many layers were set from plain kernels, and how well."""
+    classes = ", ".join(sorted({type(layer).__name__ for layer in layers}))
+    errors = [layer.takeover_error or 0.0 for layer in layers]
+    logger.info(
+        f"{len(layers)} {classes} layers set from plain convolution weights; "
+        f"largest relative error of a kernel {max(errors):.1e}"
+    )
+    for layer in layers:
+        layer._takeover_reported = True
 
 
 def _log_neglected(policies: dict[str, dict[str, float]]) -> None:

@@ -309,7 +309,7 @@ class DCLSConv(LearnableConv):
             if layer._plain_kernel is not None and layer._plain_kernel[0] is load
         }
         for layer, error in self._fit_together(loaded).items():
-            layer.takeover_error = error
+            layer._note_takeover(error)
         if len(loaded) == len(group):
             for layer in group:
                 layer._plain_kernel = None

@@ -1,9 +1,11 @@
 """Taking over the weights of plain convolutions: what a load did, and its log line."""
 
+from collections.abc import Iterator
+
 from torch import nn
 
-from ..log import logger
 from .base import LearnableConv
+from .bounds import log_takeovers
 
 __all__ = ["report_takeovers", "takeover_errors"]
 
@@ -17,26 +19,24 @@ def takeover_errors(model: nn.Module) -> dict[str, float]:
         model: any model.
     """
     return {
-        name: module.takeover_error
-        for name, module in model.named_modules()
-        if isinstance(module, LearnableConv) and module.takeover_error is not None
+        name: error for name, layer in _layers(model) if (error := layer.takeover_error) is not None
     }
 
 
 def report_takeovers(model: nn.Module) -> None:
-    """Log, in one line, how many layers were set from plain kernels, and how well.
+    """Log, in one line, how many layers were set from plain kernels since the last such line.
 
-    This package's command lines call it once everything is loaded. A script that loads a
-    checkpoint by itself may call it too.
+    This package's command lines call it once everything is loaded. Otherwise the first step of an
+    optimizer logs the line.
 
     Args:
         model: any model; without such layers nothing is logged.
     """
-    errors = takeover_errors(model)
-    if not errors:
-        return
-    classes = ", ".join(sorted({type(model.get_submodule(name)).__name__ for name in errors}))
-    logger.info(
-        f"{len(errors)} {classes} layers set from plain convolution weights; "
-        f"largest relative error of a kernel {max(errors.values()):.1e}"
-    )
+    layers = [layer for _, layer in _layers(model) if layer.takeover_error is not None]
+    new = [layer for layer in layers if not layer._takeover_reported]
+    if new:
+        log_takeovers(new)
+
+
+def _layers(model: nn.Module) -> Iterator[tuple[str, LearnableConv]]:
+    return ((n, m) for n, m in model.named_modules() if isinstance(m, LearnableConv))

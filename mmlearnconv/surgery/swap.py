@@ -192,6 +192,8 @@ def replace_convs(model: nn.Module, swaps: Sequence[Any], same_function: bool) -
     rows += [[name, _geometry(conv), rule.operator] for conv, (name, rule, _) in plan.items()]
     title = f"{len(plan)} convolutions swapped"
     if same_function:
+        for _, _, layer in plan.values():
+            layer._takeover_reported = True  # By this table.
         errors = [layer.takeover_error for _, _, layer in plan.values()]
         title += f"; largest relative error of a kernel {max(errors, default=0.0):.1e}"
         column = ["relative error", *(f"{error:.1e}" for error in errors)]

@@ -163,6 +163,27 @@ def test_a_load_keeps_no_layer_alive():
     assert layer() is None
 
 
+@TAKES_OVER
+def test_a_load_that_nobody_reports_is_reported_by_the_first_step(name, layer, options):
+    """As in mmdet's own tools."""
+    model = nn.Sequential(layer(3, 8, 3, **options), layer(8, 2, 3, **options))
+    plain = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 2, 3))
+    model.load_state_dict(plain.state_dict())
+    copied = copy.deepcopy(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    model(torch.randn(1, 3, 9, 9)).sum().backward()
+
+    def reports():
+        said = captured(optimizer.step)
+        return [text for text in said if "set from plain convolution weights" in text]
+
+    (message,) = reports()
+    assert message.startswith(f"2 {layer.__name__} layers")
+    assert reports() == []
+    assert captured(lambda: report_takeovers(model)) == []
+    assert len(captured(lambda: report_takeovers(copied))) == 1
+
+
 @pytest.mark.parametrize("count", [5, 9])
 def test_a_kernel_that_does_not_fit_is_warned_of(count):
     """Its elements are fewer than the plain kernel's cells; once for all layers of a class."""
