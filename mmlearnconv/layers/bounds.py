@@ -1,8 +1,8 @@
 """Bounds of positions: enforced after every optimizer step, in any training loop.
 
 No config or training script has to do it. The first layer that has bounds or an ``optim_policy``,
-or took over a plain kernel, registers a hook on all PyTorch optimizers. ``clamp_after_steps(False)``
-removes the hook; a custom training loop can call :func:`clamp_parameters` instead.
+or took over a plain kernel, registers a hook on all PyTorch optimizers.
+``clamp_after_steps(False)`` removes it; a training loop can call :func:`clamp_parameters` instead.
 """
 
 import weakref
