@@ -34,6 +34,8 @@ PY
 # layers run without the compiled operations there, which no other tests do; the rest runs with them.
 alone="$FOLDER/alone"
 "$PYTHON" -m venv "$alone"
+# Not what the checkout has on its path.
+unset PYTHONPATH
 "$alone/bin/pip" install -q "torch==$("$PYTHON" -c 'import torch; print(torch.__version__.partition("+")[0])')" \
     $(sed -n 's/ *#.*//; /^\(pytest\|pytest-xdist\|hypothesis\|dcls\|setuptools\|onnxscript\)==/Ip' "$ROOT/requirements.txt")
 "$alone/bin/pip" install -q --no-deps "$FOLDER"/dist/*.whl
