@@ -7,8 +7,14 @@ from torch import nn
 
 from ..catalog import CATALOG, find_operator
 from ..errors import UserValueError
+from ..layers.depthwise import build_depthwise
 
-_PLAIN = {"Conv1d": nn.Conv1d, "Conv2d": nn.Conv2d, "Conv3d": nn.Conv3d}
+_PLAIN = {
+    "Conv1d": nn.Conv1d,
+    "Conv2d": nn.Conv2d,
+    "Conv3d": nn.Conv3d,
+    "DepthwiseConv2d": build_depthwise,
+}
 
 
 def build_conv(cfg: dict[str, Any], *args: Any, **arguments: Any) -> nn.Module:
