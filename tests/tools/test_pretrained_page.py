@@ -212,5 +212,6 @@ def test_mmdet_s_own_tool_takes_a_swapped_config(folder, tmp_path):
     )
     output = result.stdout + result.stderr
     assert result.returncode == 0, output[-5000:]
-    assert "16 DCLSConv2d layers set from plain convolution weights" in output
+    # The log's line on plain weights is of this package's tools, or of an optimizer's first step.
+    assert "The model and loaded state dict do not match" not in output
     assert "coco/bbox_mAP" in output
