@@ -7,6 +7,7 @@ from torch import nn
 from mmlearnconv.engine import BFloat16OptimWrapper
 from mmlearnconv.layers import DCLSConv2d, DeformableKernelConv2d
 from mmlearnconv.models import ConvNeXt
+from tests.layers.test_policy import settings
 
 ADAMW = dict(type="AdamW", lr=1e-3, weight_decay=0.05)
 
@@ -21,18 +22,6 @@ def build(model, **paramwise_cfg):
             paramwise_cfg=paramwise_cfg,
         ),
     ).optimizer
-
-
-def settings(optimizer, model):
-    """Learning rate and weight decay by parameter name; every parameter in exactly one group."""
-    names = {p: name for name, p in model.named_parameters()}
-    grouped = [p for group in optimizer.param_groups for p in group["params"]]
-    assert len(grouped) == len(set(grouped)) == len(names)
-    return {
-        names[p]: (group["lr"], group["weight_decay"])
-        for group in optimizer.param_groups
-        for p in group["params"]
-    }
 
 
 def test_layers_get_what_they_ask_for():

@@ -7,23 +7,27 @@ from torch import nn
 from mmlearnconv.layers import DCLSConv2d, DeformableKernelConv2d, parameter_groups
 
 
-def settings(model, groups, **defaults):
-    """Learning rate and decay of each parameter, after PyTorch has taken the groups."""
-    optimizer = torch.optim.SGD(groups, **defaults)
+def settings(optimizer, model):
+    """Learning rate and weight decay by parameter name; every parameter in exactly one group."""
     names = {p: name for name, p in model.named_parameters()}
-    found = {
+    grouped = [p for group in optimizer.param_groups for p in group["params"]]
+    assert len(grouped) == len(set(grouped)) == len(names)
+    return {
         names[p]: (group["lr"], group["weight_decay"])
         for group in optimizer.param_groups
         for p in group["params"]
     }
-    assert found.keys() == set(names.values())
-    return found
+
+
+def settings_of(groups, model, **defaults):
+    """:func:`settings`, after PyTorch has taken the groups."""
+    return settings(torch.optim.SGD(groups, **defaults), model)
 
 
 def test_all_parameters_with_the_optimizer_s_own():
     model = nn.Sequential(DCLSConv2d(2, 2, 3, interpolation="gauss"), nn.Conv2d(2, 2, 3))
     groups = parameter_groups(model, lr=0.1, weight_decay=0.05)
-    found = settings(model, groups, lr=0.1, weight_decay=0.05)
+    found = settings_of(groups, model, lr=0.1, weight_decay=0.05)
     assert found["0.positions"] == (pytest.approx(0.5), 0)
     assert found["0.width"] == (0.1, 0)
     assert found["0.weight"] == found["1.weight"] == found["1.bias"] == (0.1, 0.05)
@@ -44,7 +48,7 @@ def test_groups_of_the_caller_keep_their_order_and_keys():
         [p for p in rest if p is not model[0].positions and p is not model[1].offset_weight],
     ]
     assert groups[0]["lr_scale"] == 0.5
-    found = settings(model, groups, lr=0.1)
+    found = settings_of(groups, model, lr=0.1)
     assert found["0.positions"] == (pytest.approx(0.05), 0)
     assert found["1.offset_weight"] == (pytest.approx(1e-4), 0.2)
     assert found["1.offset_bias"] == (pytest.approx(1e-3), 0)
@@ -61,7 +65,7 @@ def test_frozen_parameters_are_left_out():
 def test_shared_positions_are_in_one_group_once():
     model = nn.Sequential(DCLSConv2d(2, 2, 3), DCLSConv2d(2, 2, 3))
     model[1].share_positions(model[0])
-    found = settings(model, parameter_groups(model, lr=0.1), lr=0.1)
+    found = settings_of(parameter_groups(model, lr=0.1), model, lr=0.1)
     assert found["0.positions"][0] == pytest.approx(0.5)
 
 
@@ -80,9 +84,8 @@ def test_a_wrong_policy_is_named(policy, message):
 def test_a_policy_of_the_caller_wins():
     model = DCLSConv2d(2, 2, 3)
     policy = {"DCLSConv2d.positions": dict(lr_mult=2.0), "positions": {}}
-    found = settings(model, parameter_groups(model, lr=0.1, optim_policy=policy), lr=0.1)
+    found = settings_of(parameter_groups(model, lr=0.1, optim_policy=policy), model, lr=0.1)
     assert found["positions"][0] == pytest.approx(0.2)
-    found = settings(
-        model, parameter_groups(model, lr=0.1, optim_policy=dict(positions={})), lr=0.1
-    )
+    groups = parameter_groups(model, lr=0.1, optim_policy=dict(positions={}))
+    found = settings_of(groups, model, lr=0.1)
     assert found["positions"][0] == 0.1

@@ -11,6 +11,7 @@ from mmengine.registry import MODELS, init_default_scope
 
 from mmlearnconv.catalog import operator_names
 from tests.conftest import ROOT, mostly_long
+from tests.layers.test_policy import settings
 from tests.tools.test_command_lines import (
     ONE_PROCESS,
     QUICKSTART,
@@ -109,13 +110,7 @@ def test_parameter_groups_are_the_published_recipe_s():
     init_default_scope("mmdet")
     model = MODELS.build(cfg.model)
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    found = {
-        names[p]: (group["lr"], group["weight_decay"])
-        for group in optimizer.param_groups
-        for p in group["params"]
-    }
-    assert found.keys() == set(names.values())
+    found = settings(optimizer, model)
     shapes = {name: parameter.ndim for name, parameter in model.named_parameters()}
     base, decay = cfg.optim_wrapper.optimizer.lr, cfg.optim_wrapper.optimizer.weight_decay
     rate = cfg.optim_wrapper.paramwise_cfg.decay_rate
