@@ -52,7 +52,7 @@ def parameter_groups(
 
     Raises:
         ValueError: ``optim_policy`` names a parameter that no layer has, or has a key other than
-            ``lr_mult`` and ``decay_mult``.
+            ``lr_mult`` and ``decay_mult``; or ``groups`` are pairs of names and parameters.
     """
     if groups is None:
         groups = [p for p in model.parameters() if p.requires_grad]
@@ -99,6 +99,8 @@ def _members(group: dict[str, Any]) -> Iterator[tuple[nn.Parameter, str | None]]
     """A group's parameters and, where it has them, their names."""
     params = group["params"]
     params = [params] if isinstance(params, nn.Parameter) else list(params)
+    if any(isinstance(parameter, tuple) for parameter in params):
+        raise UserValueError("groups: (name, parameter) pairs; give the parameters without names")
     names = group.get("param_names") or [None] * len(params)
     yield from zip(params, names, strict=True)
 

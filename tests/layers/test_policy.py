@@ -81,6 +81,13 @@ def test_a_wrong_policy_is_named(policy, message):
         parameter_groups(DCLSConv2d(2, 2, 3), lr=0.1, optim_policy=policy)
 
 
+def test_named_parameters_are_refused():
+    """They would pass for parameters without a policy."""
+    model = DCLSConv2d(2, 2, 3)
+    with pytest.raises(ValueError, match=r"groups: \(name, parameter\) pairs"):
+        parameter_groups(model, model.named_parameters(), lr=0.1)
+
+
 def test_a_policy_of_the_caller_wins():
     model = DCLSConv2d(2, 2, 3)
     policy = {"DCLSConv2d.positions": dict(lr_mult=2.0), "positions": {}}
